@@ -1,0 +1,185 @@
+"""What every dump file becomes: physical memory and notes.
+
+A container format is one file in this package. It subclasses :class:`Dump`,
+and ends with ``@register_format`` on its probe; :mod:`kcrash.dump` imports all
+files of the package, so adding one is adding a file.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kcrash.errors import MemoryFault
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from kcrash.dump.source import Source
+
+# Reasons in the arrays of Dump.page_states(); indices into PAGE_STATES.
+PRESENT, NOT_IN_DUMP, EXCLUDED, TRUNCATED, CORRUPT = range(5)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An ELF note: ``name`` without its NUL, ``type``, descriptor bytes."""
+
+    name: str
+    type: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PhysicalRange:
+    """Physical bytes ``[start, end)`` that the machine had."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualRange:
+    """Kernel virtual bytes ``[start, start + size)`` said by the file to lie at ``physical``."""
+
+    start: int
+    size: int
+    physical: int
+
+
+@dataclass(frozen=True, slots=True)
+class Utsname:
+    """``struct new_utsname`` as the dump's header holds it; empty strings where it does not."""
+
+    sysname: str = ""
+    nodename: str = ""
+    release: str = ""
+    version: str = ""
+    machine: str = ""
+    domainname: str = ""
+
+
+@dataclass(slots=True)
+class DumpInfo:
+    """What the container itself says, before anything of the kernel is known.
+
+    ``byte_order``: "little" or "big", of the container's headers (QEMU labels
+    ppc64le dumps big-endian: trust it only for them). ``word_bits``: 32 or 64.
+    ``machine``: ELF e_machine or None where the container has none.
+    ``vmcoreinfo``: the raw text of the VMCOREINFO note, or None.
+    ``phys_base``: the kdump sub header's, or None. ``dump_level``: makedumpfile's
+    -d, or None where unknown. ``time``: seconds since 1970 in the header, or None.
+    """
+
+    format: str
+    byte_order: str
+    word_bits: int
+    machine: int | None = None
+    page_size: int = 4096
+    notes: list[Note] = field(default_factory=list)
+    vmcoreinfo: bytes | None = None
+    utsname: Utsname = field(default_factory=Utsname)
+    phys_base: int | None = None
+    dump_level: int | None = None
+    time: float | None = None
+    nr_cpus: int | None = None
+    incomplete: bool = False
+    virtual_ranges: list[VirtualRange] = field(default_factory=list)
+    eraseinfo: bytes | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def partial(self) -> bool:
+        """True where pages were left out on purpose (crash says [PARTIAL DUMP])."""
+        return bool(self.dump_level)
+
+
+class Dump(ABC):
+    """Physical memory of the dead machine, read from one container."""
+
+    def __init__(self, path: str, info: DumpInfo) -> None:
+        self.path = path
+        self.info = info
+        self.zero_excluded = False
+
+    @abstractmethod
+    def read(self, address: int, size: int) -> bytes:
+        """Exactly ``size`` bytes from physical ``address``; may cross pages and segments.
+
+        Raises MemoryFault with the first address that failed and why.
+        """
+
+    @abstractmethod
+    def read_pages(self, pfns: NDArray[np.uint64], page_size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Many pages at once.
+
+        ``pfns``: page frame numbers in units of ``page_size`` (a multiple of or
+        equal to the container's). Returns ``(data, states)``: uint8 of shape
+        (n, page_size), zeros where missing, and uint8 of shape (n,) holding
+        PRESENT or why not. Decompresses in threads where that helps.
+        """
+
+    @abstractmethod
+    def page_states(self, pfns: NDArray[np.uint64], page_size: int) -> NDArray[np.uint8]:
+        """PRESENT or the reason, of each pfn, without reading the data."""
+
+    @abstractmethod
+    def ranges(self) -> list[PhysicalRange]:
+        """Physical ranges of the machine's RAM that the container knows of, sorted, merged."""
+
+    def close(self) -> None:
+        """Give back the file. Reading afterwards is an error."""
+
+    def try_read(self, address: int, size: int) -> bytes | None:
+        """As read(), but None where it fails."""
+        try:
+            return self.read(address, size)
+        except MemoryFault:
+            return None
+
+
+Probe = Callable[["Source"], "Dump | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A registered container: ``probe`` returns an open Dump, None when the content is
+    something else, or raises BadFormat when it is this format but broken."""
+
+    name: str
+    order: int
+    probe: Probe
+
+
+_formats: dict[str, Format] = {}
+
+
+def register_format(name: str, order: int = 100) -> Callable[[Probe], Probe]:
+    """Decorator: make ``probe`` the opener of the container ``name``; low ``order`` is tried first."""
+
+    def register(probe: Probe) -> Probe:
+        if name in _formats:
+            raise ValueError(f"dump format {name!r} is registered twice")
+        _formats[name] = Format(name, order, probe)
+        return probe
+
+    return register
+
+
+def formats() -> Sequence[Format]:
+    """All registered formats in the order in which they are tried."""
+    return sorted(_formats.values(), key=lambda entry: (entry.order, entry.name))
+
+
+def merge_ranges(ranges: Iterable[tuple[int, int]]) -> list[PhysicalRange]:
+    """Sorted, non-overlapping ranges that cover the ``(start, end)`` pairs."""
+    merged: list[PhysicalRange] = []
+    for start, end in sorted(pair for pair in ranges if pair[0] < pair[1]):
+        if merged and start <= merged[-1].end:
+            merged[-1] = PhysicalRange(merged[-1].start, max(merged[-1].end, end))
+        else:
+            merged.append(PhysicalRange(start, end))
+    return merged
