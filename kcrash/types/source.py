@@ -1,0 +1,30 @@
+"""What a source of types answers, and several sources asked in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from kcrash.types.model import EnumType, Type
+
+# The name spaces of C that types are looked up in. "base" is int, long unsigned int, ...
+KINDS = ("struct", "union", "enum", "typedef", "base")
+
+
+class TypeSource(Protocol):
+    """BTF of the kernel or of a module, DWARF, or parsed declarations."""
+
+    def find(self, kind: str, name: str) -> Type | None:
+        """The type ``name`` of a kind of KINDS, a complete one if there is any; None if unknown here."""
+
+    def variable(self, name: str) -> Type | None:
+        """The type of a global variable; None if unknown here."""
+
+    def function(self, name: str) -> Type | None:
+        """The FunctionType of a function; None if unknown here."""
+
+    def enumerator(self, name: str) -> tuple[EnumType, int] | None:
+        """The enum that has the constant ``name``, and its value."""
+
+    def names(self, kind: str) -> Iterator[str]:
+        """All names of a kind, for completion and searches; may be slow."""
