@@ -1,0 +1,75 @@
+"""Types as C text: ``struct list_head *``, ``char [16]``, ``int (*)(struct file *, ...)``."""
+
+from __future__ import annotations
+
+from kcrash.types.model import (
+    ArrayType,
+    CompoundType,
+    EnumType,
+    FunctionType,
+    PointerType,
+    QualifiedType,
+    Type,
+)
+
+MAX_DEPTH = 32  # a hostile type section may nest for ever
+
+
+def type_name(type_: Type) -> str:
+    """The type's name as gdb writes it."""
+    return declare(type_, "")
+
+
+def declare(type_: Type, name: str, depth: int = 0) -> str:
+    """A declaration of ``name`` with this type, as gdb writes it: ``char comm[16]``."""
+    if depth > MAX_DEPTH:
+        return f"... {name}".strip()
+    if isinstance(type_, PointerType):
+        return _declare_pointer(type_, name, depth)
+    if isinstance(type_, ArrayType):
+        count = "" if type_.count is None else str(type_.count)
+        return declare(type_.target, f"{name}[{count}]", depth + 1)
+    if isinstance(type_, FunctionType):
+        return declare(type_.target, f"{name or ''}({parameters_text(type_, depth)})", depth + 1)
+    if isinstance(type_, QualifiedType):
+        return _declare_qualified(type_, name, depth)
+    return _join(base_name(type_), name)
+
+
+def base_name(type_: Type) -> str:
+    """``struct x``, ``enum y``, ``int``; anonymous ones as ``struct {...}``."""
+    if isinstance(type_, CompoundType | EnumType):
+        return f"{type_.kind} {type_.name or '{...}'}"
+    return type_.name or type_.kind
+
+
+def _declare_pointer(type_: PointerType, name: str, depth: int) -> str:
+    target = type_.target
+    if isinstance(target, ArrayType | FunctionType):
+        return declare(target, f"(*{name})", depth + 1)
+    return declare(target, f"*{name}", depth + 1)
+
+
+def _declare_qualified(type_: QualifiedType, name: str, depth: int) -> str:
+    target = type_.target
+    if isinstance(target, PointerType):  # the pointer is qualified: int * const p
+        spaced = f"* {type_.qualifier} {name}".rstrip()
+        inner = target.target
+        if isinstance(inner, ArrayType | FunctionType):
+            return declare(inner, f"({spaced})", depth + 1)
+        return declare(inner, spaced, depth + 1)
+    return f"{type_.qualifier} {declare(target, name, depth + 1)}"
+
+
+def parameters_text(type_: FunctionType, depth: int = 0) -> str:
+    """The parameter list without parentheses: ``struct file *, int``."""
+    texts = [declare(parameter.type, "", depth + 1) for parameter in type_.parameters]
+    if type_.variadic:
+        texts.append("...")
+    return ", ".join(texts) or "void"
+
+
+def _join(base: str, name: str) -> str:
+    if not name:
+        return base
+    return f"{base} {name}"
