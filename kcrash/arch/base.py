@@ -1,0 +1,191 @@
+"""What the program knows of a CPU: one frozen record a CPU, registered by its own file.
+
+The functions of a record take plain things (a reader of memory, a lookup of
+types or symbols) described by the protocols here, so that this room needs none
+of the rooms above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple, Protocol
+
+
+class Memory(Protocol):
+    """An address space, as far as an architecture reads it."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """``size`` bytes; MemoryFault if one of them cannot be had."""
+
+
+class TypeLookup(Protocol):
+    """Layouts, as far as an architecture asks for them."""
+
+    def has(self, text: str, path: str = "") -> bool:
+        """True if the type (and member path) exists."""
+
+    def offset(self, text: str, path: str) -> int:
+        """``offsetof`` in bytes."""
+
+    def size(self, text: str) -> int:
+        """``sizeof`` in bytes."""
+
+
+class SymbolLookup(Protocol):
+    """Addresses of symbols, as they were when the machine died."""
+
+    def find(self, name: str) -> int | None:
+        """The address of a symbol, or None."""
+
+
+class EntryKind(Enum):
+    """What an entry of a page table is."""
+
+    ABSENT = "absent"  # zero
+    TABLE = "table"  # refers to the next level
+    LEAF = "leaf"  # maps memory (PROT_NONE pages too)
+    OTHER = "other"  # a swap or migration entry: the kernel's own format
+
+
+class Entry(NamedTuple):
+    """A decoded page-table entry: ``address`` is physical, of the next table or of the page."""
+
+    kind: EntryKind
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A level of a page table: ``1 << bits`` entries, each covering ``1 << shift`` bytes."""
+
+    name: str
+    shift: int
+    bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """A page-table form: levels from the top, bytes an entry, and how an entry reads.
+
+    ``decode(value, level index)``; the last level's entries are never TABLE.
+    ``user_end``: first address above user space.
+    """
+
+    levels: tuple[Level, ...]
+    entry_size: int
+    decode: Callable[[int, int], Entry]
+    canonical_bits: int
+    user_end: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinearRange:
+    """Kernel virtual ``[start, end)`` that maps to physical ``physical`` onwards."""
+
+    start: int
+    end: int
+    physical: int
+
+
+@dataclass(frozen=True, slots=True)
+class KernelLayout:
+    """Where the kernel stands: enough to translate its addresses.
+
+    ``kaslr``: bytes that the kernel image was moved by (virtual);
+    ``phys_base``: what the architecture calls so; ``top_table``: physical
+    address of the kernel's top page table, None if unknown; ``constants``:
+    whatever else the architecture found (PAGE_OFFSET, VMALLOC_START ...).
+    """
+
+    kaslr: int
+    phys_base: int
+    paging: Paging
+    top_table: int | None
+    linear: tuple[LinearRange, ...]
+    constants: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Prstatus:
+    """Layout of the kernel's ``struct elf_prstatus`` (include/linux/elfcore.h): byte offsets.
+
+    ``registers``: names of the words of ``pr_reg`` in order, "" for padding.
+    """
+
+    size: int
+    signal: int
+    pid: int
+    times: int
+    regs: int
+    fpvalid: int
+    registers: tuple[str, ...]
+
+
+class StackRange(NamedTuple):
+    """A kernel stack ``[low, high)``; ``name`` as crash prints it ("NMI exception", "IRQ"), ``cpu`` or None."""
+
+    name: str
+    low: int
+    high: int
+    cpu: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arch:
+    """One CPU architecture.
+
+    ``dwarf``: DWARF register numbers by name; ``pt_regs``: register names to
+    members of ``struct pt_regs``, newest first where kernels differ.
+    ``capstone``: (architecture, mode) names in the capstone package.
+    """
+
+    name: str
+    machine: str
+    elf_machine: int
+    byte_order: str
+    word_bits: int
+    page_shift: int
+    dwarf: Mapping[str, int]
+    pc: str
+    sp: str
+    fp: str
+    return_column: int
+    callee_saved: frozenset[int]
+    pt_regs: Mapping[str, tuple[str, ...]]
+    prstatus: Prstatus
+    capstone: tuple[str, str]
+    find_layout: Callable[[Any], KernelLayout]
+    switched_out: Callable[[TypeLookup, Memory, int], dict[int, int]]
+    task_stack_padding: Callable[[SymbolLookup], int]
+    user_mode: Callable[[Mapping[str, int]], bool]
+    stacks: Callable[[Any], list[StackRange]]
+    format_registers: Callable[[Mapping[str, int | None]], list[str]]
+
+    @property
+    def page_size(self) -> int:
+        """Bytes."""
+        return 1 << self.page_shift
+
+    @property
+    def word_bytes(self) -> int:
+        """Bytes of a pointer."""
+        return self.word_bits // 8
+
+
+_arches: dict[tuple[int, str, int], Arch] = {}
+
+
+def register_arch(arch: Arch) -> Arch:
+    """Make an architecture known; a second one for the same machine, order and word size is an error."""
+    key = (arch.elf_machine, arch.byte_order, arch.word_bits)
+    if key in _arches:
+        raise ValueError(f"architecture {arch.name!r} is registered twice")
+    _arches[key] = arch
+    return arch
+
+
+def registered() -> Mapping[tuple[int, str, int], Arch]:
+    """Architectures by (ELF machine, byte order, word bits)."""
+    return _arches

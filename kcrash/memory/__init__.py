@@ -1,0 +1,1 @@
+"""Address spaces: physical memory, the kernel's, and one for each user process."""
