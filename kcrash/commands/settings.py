@@ -1,0 +1,144 @@
+"""The variables of ``set``: their values, their validators, and how ``set`` shows and changes them.
+
+The command ``set`` itself uses `is_variable`, `assign` and `variables`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(slots=True)
+class Settings:
+    """Current values of the variables, by attribute."""
+
+    scroll: bool = True
+    pager: str = ""
+    radix: int = 10
+    refresh: bool = True
+    print_max: int = 256
+    print_array: bool = False
+    console: str = ""
+    debug: int = 0
+    core: bool = False
+    hash: bool = True
+    silent: bool = False
+    edit: str = "vi"
+    namelist: str = ""
+    dumpfile: str = ""
+    unwind: bool = False
+    zero_excluded: bool = False
+    null_stop: bool = True
+    gdb: bool = False
+    scope: int = 0
+    offline: str = "show"
+    redzone: bool = True
+    error: str = "default"
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A variable of ``set``: ``parse`` makes a value of a text or raises ValueError (None: cannot be set)."""
+
+    name: str
+    help: str
+    parse: Callable[[str], Any] | None
+    show: Callable[[Any], str] = str
+    choices: str = ""
+    hidden: bool = False
+
+    @property
+    def attribute(self) -> str:
+        """The attribute of `Settings`."""
+        return self.name.replace("-", "_")
+
+
+def _switch(text: str) -> bool:
+    values = {"on": True, "off": False, "1": True, "0": False}
+    if text not in values:
+        raise ValueError("must be on or off")
+    return values[text]
+
+
+def _on_off(value: bool) -> str:
+    return "on" if value else "off"
+
+
+def _choice(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"must be {' or '.join(words)}")
+        return text
+
+    return parse
+
+
+def _radix(text: str) -> int:
+    values = {
+        "10": 10,
+        "16": 16,
+        "0xa": 10,
+        "0x10": 16,
+        "dec": 10,
+        "hex": 16,
+        "decimal": 10,
+        "hexadecimal": 16,
+    }
+    if text not in values:
+        raise ValueError("must be 10 or 16")
+    return values[text]
+
+
+def _natural(text: str) -> int:
+    value = int(text, 0)
+    if value < 0:
+        raise ValueError("must not be negative")
+    return value
+
+
+def _debug(text: str) -> int:
+    return {"on": 1, "off": 0}[text] if text in ("on", "off") else _natural(text)
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _toggle(name: str, help: str, hidden: bool = False) -> Variable:
+    return Variable(name, help, _switch, _on_off, "on|off", hidden)
+
+
+VARIABLES: tuple[Variable, ...] = (
+    Variable(
+        "scroll",
+        "page output on a terminal: on, off, less, more or CRASHPAGER",
+        None,
+        choices="on|off|less|more|CRASHPAGER",
+    ),
+    Variable("radix", "output radix of integers: 10 or 16", _radix, choices="10|16"),
+    _toggle("refresh", "read the task list anew before each command on a live system"),
+    Variable("print_max", "array elements shown at most", _natural),
+    _toggle("print_array", "one array element a line"),
+    Variable("console", "file or terminal for debug messages", _text, lambda v: v or "(not assigned)"),
+    Variable("debug", "debug level", _debug),
+    _toggle("core", "write a core file of this program on an internal error"),
+    _toggle("hash", "detect loops in linked lists"),
+    _toggle("silent", "print nothing but what commands print"),
+    Variable("edit", "line editing mode: vi or emacs", _choice("vi", "emacs"), choices="vi|emacs"),
+    Variable("namelist", "kernel file (cannot be set)", None),
+    Variable("dumpfile", "dump file (cannot be set)", None),
+    _toggle("zero_excluded", "read pages excluded from the dump as zeroes"),
+    _toggle("null-stop", "stop printing character arrays at a NUL"),
+    _toggle("gdb", "treat lines as gdb commands (not supported)"),
+    Variable(
+        "scope", "text address whose scope prefers data types", None, lambda v: f"{v:x}" if v else "(not set)"
+    ),
+    Variable("offline", "show or hide offline CPUs", _choice("show", "hide"), choices="show|hide"),
+    _toggle("redzone", "show the address after a red zone of slab objects"),
+    Variable("error", "where errors go: default, redirect or a file", _text, choices="default|redirect"),
+    _toggle("unwind", "use the alternative unwinder", hidden=True),
+    _toggle("json", "print JSON lines instead of text", hidden=True),
+)
