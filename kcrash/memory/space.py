@@ -105,7 +105,7 @@ class PhysicalSpace(AddressSpace):
         self.dump = dump
         self.read = dump.read  # type: ignore[method-assign]  # one call less on the hottest path
 
-    def read(self, address: int, size: int) -> bytes:  # noqa: D102 (replaced above)
+    def read(self, address: int, size: int) -> bytes:
         return self.dump.read(address, size)
 
 

@@ -1,0 +1,368 @@
+"""x86_64: registers, 4- and 5-level paging, where Linux puts itself.
+
+Sources: Intel SDM volume 3A chapter 4 (paging), System V ABI AMD64 supplement
+figure 3.36 (DWARF register numbers), Linux Documentation/arch/x86/x86_64/mm.rst.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from kcrash.arch.base import (
+    Arch,
+    Entry,
+    EntryKind,
+    KernelLayout,
+    Level,
+    LinearRange,
+    Memory,
+    Paging,
+    Prstatus,
+    StackRange,
+    SymbolLookup,
+    TypeLookup,
+    register_arch,
+)
+from kcrash.errors import KcrashError, MemoryFault
+
+START_KERNEL_MAP = 0xFFFFFFFF80000000
+MAX_KERNEL_IMAGE = 1 << 30
+PAGE_OFFSET_L4, PAGE_OFFSET_L5 = 0xFFFF888000000000, 0xFF11000000000000
+PAGE_PRESENT, PAGE_PSE, PAGE_PROTNONE = 1, 1 << 7, 1 << 8
+PHYSICAL_MASK = 0x000FFFFFFFFFF000
+
+_NAMES = ("rax", "rdx", "rcx", "rbx", "rsi", "rdi", "rbp", "rsp",
+          "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip")  # fmt: skip
+DWARF = {name: number for number, name in enumerate(_NAMES)} | {
+    "rflags": 49, "es": 50, "cs": 51, "ss": 52, "ds": 53, "fs": 54, "gs": 55, "fs_base": 58, "gs_base": 59,
+}  # fmt: skip
+
+# struct pt_regs, arch/x86/include/asm/ptrace.h. orig_rax has no DWARF number.
+PT_REGS = {
+    "r15": ("r15",), "r14": ("r14",), "r13": ("r13",), "r12": ("r12",), "rbp": ("bp", "rbp"),
+    "rbx": ("bx", "rbx"), "r11": ("r11",), "r10": ("r10",), "r9": ("r9",), "r8": ("r8",),
+    "rax": ("ax", "rax"), "rcx": ("cx", "rcx"), "rdx": ("dx", "rdx"), "rsi": ("si", "rsi"),
+    "rdi": ("di", "rdi"), "orig_rax": ("orig_ax", "orig_rax"), "rip": ("ip", "rip"), "cs": ("cs",),
+    "rflags": ("flags", "eflags"), "rsp": ("sp", "rsp"), "ss": ("ss",),
+}  # fmt: skip
+
+# struct user_regs_struct, arch/x86/include/asm/user_64.h, inside struct elf_prstatus.
+PRSTATUS = Prstatus(
+    size=336, signal=12, pid=32, times=48, regs=112, fpvalid=328,
+    registers=(
+        "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi",
+        "rdi", "orig_rax", "rip", "cs", "rflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs",
+    ),
+)  # fmt: skip
+
+
+def make_paging(five_level: bool, encryption_mask: int = 0) -> Paging:
+    """The page-table form; ``encryption_mask``: AMD SME's bit in the entries."""
+    levels = [
+        Level("PGD", 39, 9), Level("PUD", 30, 9), Level("PMD", 21, 9), Level("PTE", 12, 9)
+    ]  # fmt: skip
+    if five_level:
+        levels[:1] = [Level("PGD", 48, 9), Level("P4D", 39, 9)]
+    last = len(levels) - 1
+    masks = [PHYSICAL_MASK & ~encryption_mask & ~((1 << level.shift) - 1) for level in levels]
+    table_mask = PHYSICAL_MASK & ~encryption_mask
+    leaf_levels = (last - 2, last - 1)
+
+    def decode(value: int, level: int) -> Entry:
+        if not value:
+            return Entry(EntryKind.ABSENT, 0)
+        if not value & PAGE_PRESENT:
+            return _decode_hidden(value, level == last or level in leaf_levels, level == last, masks[level])
+        if level == last or (level in leaf_levels and value & PAGE_PSE):
+            return Entry(EntryKind.LEAF, value & masks[level])
+        return Entry(EntryKind.TABLE, value & table_mask)
+
+    bits = 57 if five_level else 48
+    return Paging(tuple(levels), 8, decode, bits, 1 << bits - 1)
+
+
+def _decode_hidden(value: int, can_be_leaf: bool, is_pte: bool, mask: int) -> Entry:
+    """An entry without the present bit: PROT_NONE memory, or swap.
+
+    The address bits of such an entry are inverted against L1TF: Linux commit
+    6b28baca9b1f ("x86/speculation/l1tf: Protect PROT_NONE PTEs against
+    speculation") in v4.18; pte_pfn(), pmd_pfn() in arch/x86/include/asm/pgtable.h.
+    """
+    is_page = value & PAGE_PROTNONE or (not is_pte and value & PAGE_PSE)
+    if can_be_leaf and is_page:
+        return Entry(EntryKind.LEAF, ~value & mask)
+    return Entry(EntryKind.OTHER, 0)
+
+
+# -- where the kernel is
+
+
+def find_layout(probe: Any) -> KernelLayout:
+    """Work out KASLR, phys_base and paging from VMCOREINFO, else from a CPU's registers.
+
+    ``probe``: see kcrash.session.LayoutProbe. Raises KcrashError if nothing in
+    the dump says where the kernel is.
+    """
+    facts = _from_vmcoreinfo(probe) or _from_cpu_registers(probe)
+    if facts is None:
+        raise KcrashError(
+            f"{probe.dump.path}: no VMCOREINFO and no CPU registers: cannot tell where the kernel was loaded"
+        )
+    kaslr, phys_base, five_level, top, encryption = facts
+    linear = _image_range(probe, kaslr, phys_base)
+    page_offset = _page_offset(probe, kaslr, phys_base, five_level)
+    if page_offset is not None:
+        linear = (*linear, LinearRange(page_offset, page_offset + _ram_end(probe), 0))
+    constants = {"PAGE_OFFSET": page_offset} if page_offset is not None else {}
+    return KernelLayout(kaslr, phys_base, make_paging(five_level, encryption), top, linear, constants)
+
+
+def _from_vmcoreinfo(probe: Any) -> tuple[int, int, bool, int | None, int] | None:
+    info = probe.vmcoreinfo
+    if info is None:
+        return None
+    phys_base = info.numbers.get("phys_base", probe.dump.info.phys_base)
+    if phys_base is None:
+        return None
+    kaslr = _kaslr(probe, info)
+    top = info.symbols.get("init_top_pgt", info.symbols.get("swapper_pg_dir"))
+    if top is not None:
+        top = top - START_KERNEL_MAP + phys_base
+    return (
+        kaslr,
+        phys_base,
+        bool(info.numbers.get("pgtable_l5_enabled")),
+        top,
+        info.numbers.get("sme_mask", 0),
+    )
+
+
+def _kaslr(probe: Any, info: Any) -> int:
+    """KERNELOFFSET, or by how much a symbol of VMCOREINFO is away from where it was linked."""
+    text = info.raw.get("KERNELOFFSET")
+    if text:
+        return int(text, 16)
+    for name in ("_stext", "init_uts_ns", "swapper_pg_dir", "init_top_pgt"):
+        linked = probe.link_address(name)
+        if linked is not None and name in info.symbols:
+            return int(info.symbols[name]) - int(linked)
+    return 0
+
+
+def _from_cpu_registers(probe: Any) -> tuple[int, int, bool, int | None, int] | None:
+    """From QEMU's CPU note: CR3 gives page tables, IDT base the interrupt table.
+
+    The IDT is reached through a fixed alias (cpu_entry_area), so its *physical*
+    address tells phys_base, and the handler of vector 0 tells KASLR.
+    """
+    cpu = _qemu_cpu(probe.dump.info.notes)
+    linked_idt, linked_handler = probe.link_address("idt_table"), _divide_handler(probe)
+    if cpu is None or linked_idt is None or linked_handler is None:
+        return None
+    cr3, cr4, idt_base = cpu
+    five_level = bool(cr4 & 1 << 12)
+    from kcrash.memory.space import PagedSpace
+
+    space = PagedSpace("kernel", probe.physical, make_paging(five_level), cr3 & PHYSICAL_MASK)
+    try:
+        idt = space.translate(idt_base)
+        low, middle, high = struct.unpack_from("<H4xHI", space.read(idt_base, 12))
+    except MemoryFault:
+        return None
+    kaslr = (high << 32 | middle << 16 | low) - linked_handler
+    phys_base = idt - (linked_idt + kaslr - START_KERNEL_MAP)
+    linked_top = probe.link_address("init_top_pgt") or probe.link_address("swapper_pg_dir")
+    top = linked_top + kaslr - START_KERNEL_MAP + phys_base if linked_top else cr3 & PHYSICAL_MASK
+    return kaslr, phys_base, five_level, top, 0
+
+
+def _divide_handler(probe: Any) -> int | None:
+    for name in ("asm_exc_divide_error", "divide_error"):
+        address = probe.link_address(name)
+        if address is not None:
+            return int(address)
+    return None
+
+
+def _qemu_cpu(notes: list[Any]) -> tuple[int, int, int] | None:
+    """``(CR3, CR4, IDT base)`` of the first CPU in QEMU's notes (QEMU target/i386/arch_dump.c)."""
+    for note in notes:
+        if note.name == "QEMU" and len(note.data) >= 432:
+            registers = struct.unpack_from("<5Q", note.data, 392)
+            idt_base = struct.unpack_from("<Q", note.data, 152 + 9 * 24 + 16)[0]
+            return registers[3], registers[4], idt_base
+    return None
+
+
+def _image_range(probe: Any, kaslr: int, phys_base: int) -> tuple[LinearRange, ...]:
+    """The kernel image; its end must be known, for modules start where the largest image would end."""
+    start, end = probe.link_address("_text"), probe.link_address("_end")
+    if start is None or end is None or not 0 < end - start < MAX_KERNEL_IMAGE:
+        return ()
+    start += kaslr
+    return (LinearRange(start, end + kaslr, start - START_KERNEL_MAP + phys_base),)
+
+
+def _page_offset(probe: Any, kaslr: int, phys_base: int, five_level: bool) -> int | None:
+    """Where all RAM is mapped: the kernel's own variable, else what the dump's headers say."""
+    linked = probe.link_address("page_offset_base")
+    if linked is not None:
+        try:
+            data = probe.physical.read(linked + kaslr - START_KERNEL_MAP + phys_base, 8)
+            return int.from_bytes(data, "little")
+        except MemoryFault:
+            pass
+    for piece in probe.dump.info.virtual_ranges:
+        base = piece.start - piece.physical
+        if piece.start >> 47 and piece.start < START_KERNEL_MAP and base % (1 << 30) == 0:
+            return int(base)
+    if linked is None and probe.link_address("_text") is not None:  # built without randomised memory
+        return PAGE_OFFSET_L5 if five_level else PAGE_OFFSET_L4
+    return None
+
+
+def _ram_end(probe: Any) -> int:
+    return max((piece.end for piece in probe.dump.ranges()), default=0)
+
+
+# -- tasks and stacks
+
+
+def switched_out(types: TypeLookup, memory: Memory, sp: int) -> dict[int, int]:
+    """Registers of a task that is not on a CPU; ``sp``: its thread.sp.
+
+    __switch_to_asm leaves a struct inactive_task_frame there: Linux commit
+    7b32aeadbc95 ("sched/x86: Add 'struct inactive_task_frame' to better
+    document the sleeping task stack frame") in v4.9.
+    """
+    frame = "struct inactive_task_frame"
+    names = {
+        "r15": "r15",
+        "r14": "r14",
+        "r13": "r13",
+        "r12": "r12",
+        "rbx": "bx",
+        "rbp": "bp",
+        "rip": "ret_addr",
+    }
+    size = types.size(frame)
+    data = memory.read(sp, size)
+    found = {DWARF["rsp"]: sp + size}
+    for name, member in names.items():
+        if types.has(frame, member):
+            found[DWARF[name]] = struct.unpack_from("<Q", data, types.offset(frame, member))[0]
+    return found
+
+
+def task_stack_padding(symbols: SymbolLookup) -> int:
+    """Bytes between the user's pt_regs and the top of the kernel stack.
+
+    FRED entry code needs 16: Linux commit 65c9cc9e2c14 ("x86/fred: Reserve space for
+    the FRED stack frame") in v6.9. Its entry points exist only where it is built in.
+    """
+    return 16 if symbols.find("asm_fred_entrypoint_user") is not None else 0
+
+
+def user_mode(registers: Mapping[str, int]) -> bool:
+    """True if the registers are those of user space (privilege level 3)."""
+    return registers.get("cs", 0) & 3 == 3
+
+
+EXCEPTION_STACKS = (("DF", "DOUBLEFAULT"), ("NMI", "NMI"), ("DB", "DEBUG"), ("MCE", "MCE"), ("VC", "VC"))
+
+
+def stacks(kernel: Any) -> list[StackRange]:
+    """The per-CPU stacks: exceptions', interrupts'. ``kernel``: see kcrash.linux.stacks.StackProbe."""
+    found: list[StackRange] = []
+    for cpu in kernel.cpus:
+        found += _exception_stacks(kernel, cpu)
+        found += _irq_stack(kernel, cpu)
+    return found
+
+
+def _exception_stacks(kernel: Any, cpu: int) -> list[StackRange]:
+    """In cpu_entry_area since Linux commit 019b17b3ffe4 ("x86/exceptions: Add structs for
+    exception stacks") in v5.2; before, addresses in the per-CPU orig_ist."""
+    struct_name = "struct cea_exception_stacks"
+    pointer = kernel.per_cpu("cea_exception_stacks", cpu)
+    if pointer is None or not kernel.types.has(struct_name):
+        return []
+    try:
+        base = kernel.memory.word(pointer)
+    except MemoryFault:
+        return []
+    found = []
+    for member, name in EXCEPTION_STACKS:
+        if kernel.types.has(struct_name, f"{member}_stack"):
+            low = base + kernel.types.offset(struct_name, f"{member}_stack")
+            size = kernel.types.size(struct_name, f"{member}_stack")
+            if size:
+                found.append(StackRange(f"{name} exception", low, low + size, cpu))
+    return found
+
+
+def _irq_stack(kernel: Any, cpu: int) -> list[StackRange]:
+    """The pointer moved into struct pcpu_hot with Linux commit d7b6d709a76a ("x86/percpu: Move
+    irq_stack variables next to current_task") in v6.2, and out of it again in v6.15."""
+    pointer = kernel.per_cpu("hardirq_stack_ptr", cpu)
+    if pointer is None and kernel.types.has("struct pcpu_hot", "hardirq_stack_ptr"):
+        hot = kernel.per_cpu("pcpu_hot", cpu)
+        pointer = None if hot is None else hot + kernel.types.offset("struct pcpu_hot", "hardirq_stack_ptr")
+    if pointer is None:
+        return []
+    size = kernel.types.size("struct irq_stack") if kernel.types.has("struct irq_stack") else 16384
+    try:
+        top = kernel.memory.word(pointer)
+    except MemoryFault:
+        return []
+    high = top + 4095 & ~4095
+    return [StackRange("IRQ", high - size, high, cpu)]
+
+
+_BLOCK = (("RIP", "rip", "RSP", "rsp", "RFLAGS", "rflags"), ("RAX", "rax", "RBX", "rbx", "RCX", "rcx"),
+          ("RDX", "rdx", "RSI", "rsi", "RDI", "rdi"), ("RBP", "rbp", "R8", "r8", "R9", "r9"),
+          ("R10", "r10", "R11", "r11", "R12", "r12"), ("R13", "r13", "R14", "r14", "R15", "r15"),
+          ("ORIG_RAX", "orig_rax", "CS", "cs", "SS", "ss"))  # fmt: skip
+_WIDTHS = {"rflags": 8, "cs": 4, "ss": 4}
+
+
+def format_registers(registers: Mapping[str, int | None]) -> list[str]:
+    """The block that ``bt`` prints at an exception and at the border to user space."""
+    lines = []
+    for row in _BLOCK:
+        cells = []
+        for label, name in zip(row[::2], row[1::2], strict=True):
+            value, width = registers.get(name), _WIDTHS.get(name, 16)
+            text = f"{value:0{width}x}" if value is not None else "(unknown)".rjust(width)
+            cells.append(f"{label:>3}: {text}")
+        lines.append("    " + "  ".join(cells))
+    return lines
+
+
+X86_64 = register_arch(
+    Arch(
+        name="x86_64",
+        machine="x86_64",
+        elf_machine=62,
+        byte_order="little",
+        word_bits=64,
+        page_shift=12,
+        dwarf=DWARF,
+        pc="rip",
+        sp="rsp",
+        fp="rbp",
+        return_column=16,
+        callee_saved=frozenset(DWARF[name] for name in ("rbx", "rbp", "r12", "r13", "r14", "r15")),
+        pt_regs=PT_REGS,
+        prstatus=PRSTATUS,
+        capstone=("CS_ARCH_X86", "CS_MODE_64"),
+        find_layout=find_layout,
+        switched_out=switched_out,
+        task_stack_padding=task_stack_padding,
+        user_mode=user_mode,
+        stacks=stacks,
+        format_registers=format_registers,
+    )
+)

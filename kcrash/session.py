@@ -1,0 +1,259 @@
+"""The composition root: files in, a Session out.
+
+A Session holds the dump, its address spaces, symbols and types, and the state
+that commands share (the context task). It knows nothing of what the kernel's
+structures mean: that is kcrash.linux.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+from kcrash.arch import find_arch
+from kcrash.arch.base import Arch, KernelLayout
+from kcrash.dump import open_dump
+from kcrash.dump.base import Dump
+from kcrash.dump.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
+from kcrash.errors import BadFormat, KcrashError, MemoryFault, MismatchError, MissingSymbol, MissingType
+from kcrash.memory.space import AddressSpace, PagedSpace, PhysicalSpace
+from kcrash.symbols.elffile import ET_CORE, ET_REL, ElfFile
+from kcrash.symbols.table import ElfSymbols, Symbols
+from kcrash.types.btf import BtfSource
+from kcrash.types.declarations import DeclarationSource
+from kcrash.types.model import Type
+from kcrash.types.namespace import Types
+from kcrash.values.value import Value
+
+T = TypeVar("T")
+MAX_CPUS = 8192
+
+
+@dataclass(frozen=True)
+class LayoutProbe:
+    """What an architecture looks at to find the kernel (kcrash.arch.base.Arch.find_layout)."""
+
+    dump: Dump
+    vmcoreinfo: VmcoreInfo | None
+    physical: AddressSpace
+    link_address: Callable[[str], int | None]
+
+
+@dataclass
+class Options:
+    """How to open. ``force``: use a vmlinux of another build; ``module_dirs``: where module
+    objects lie; ``load_modules``: False leaves out module symbols."""
+
+    force: bool = False
+    zero_excluded: bool = False
+    module_dirs: list[str] = field(default_factory=list)
+    load_modules: bool = True
+
+
+class Session:
+    """An opened kernel."""
+
+    def __init__(self, dump: Dump, vmlinux: ElfFile, options: Options | None = None) -> None:
+        self.options = options or Options()
+        self.dump = dump
+        self.dump.zero_excluded = self.options.zero_excluded
+        self.vmlinux = vmlinux
+        self.arch: Arch = find_arch(vmlinux.machine, vmlinux.byte_order, vmlinux.word_bits)
+        self.physical = PhysicalSpace(dump, self.arch.byte_order, self.arch.word_bytes)
+        raw = dump.info.vmcoreinfo
+        self.vmcoreinfo: VmcoreInfo | None = parse_vmcoreinfo(raw) if raw else None
+        self._cache: dict[Any, Any] = {}
+        #: The context task (a kcrash.linux.tasks.Task), as ``set`` shows and changes it.
+        self.context: Any = None
+        self._open()
+
+    def _open(self) -> None:
+        table = ElfSymbols(self.vmlinux)
+        self._check_build_id()
+        probe = LayoutProbe(self.dump, self.vmcoreinfo, self.physical, table.link_address)
+        self.layout: KernelLayout = self.arch.find_layout(probe)
+        table.bias = self.layout.kaslr
+        self.memory = PagedSpace(
+            "kernel", self.physical, self.layout.paging, self.layout.top_table, self.layout.linear
+        )
+        self.symbols = Symbols(table, self._image_range(table), self.release_hint)
+        self.types = Types(self.arch.byte_order, self.arch.word_bytes)
+        self._add_types()
+        self._check_banner()
+        if self.vmcoreinfo is None:
+            self._recover_vmcoreinfo()
+
+    @property
+    def release_hint(self) -> str:
+        """The kernel's release as the dump's headers tell it, "" if they do not."""
+        if self.vmcoreinfo and self.vmcoreinfo.osrelease:
+            return self.vmcoreinfo.osrelease
+        return self.dump.info.utsname.release
+
+    def _image_range(self, table: ElfSymbols) -> tuple[int, int]:
+        start, end = table.link_address("_text"), table.link_address("_end")
+        if start is None or end is None:
+            return 0, 1 << self.arch.word_bits
+        return start + self.layout.kaslr, end + self.layout.kaslr
+
+    def _add_types(self) -> None:
+        blob = self.vmlinux.section_data(".BTF")
+        if blob is not None:
+            self.types.add(BtfSource(blob, self.vmlinux.path, pointer_size=self.arch.word_bytes))
+        self.types.add(DeclarationSource(self.types))
+        if ".debug_info" in self.vmlinux.sections or ".zdebug_info" in self.vmlinux.sections:
+            self.types.add(self.dwarf)
+        elif blob is None:
+            raise BadFormat(self.vmlinux.path, "has neither BTF nor DWARF: no types")
+
+    @cached_property
+    def dwarf(self) -> Any:
+        """The vmlinux's DWARF (kcrash.types.dwarf.DwarfSource), made when first used."""
+        from kcrash.types.dwarf import DwarfSource
+
+        return DwarfSource(self.vmlinux)
+
+    # -- do the files belong together?
+
+    def _check_build_id(self) -> None:
+        ours, theirs = self.vmlinux.build_id, self.vmcoreinfo.build_id if self.vmcoreinfo else None
+        if ours and theirs and ours != theirs and not self.options.force:
+            raise MismatchError(
+                f"{self.vmlinux.path} is of another build than {self.dump.path}: "
+                f"build-id {ours}, the dump's kernel has {theirs} (--force uses it all the same)"
+            )
+
+    def _check_banner(self) -> None:
+        """The banner in memory must be the vmlinux's: catches a wrong vmlinux where there is no build-id."""
+        if self.vmcoreinfo and self.vmcoreinfo.build_id and self.vmlinux.build_id:
+            return
+        found = self._banner_of_file()
+        if found is None or self.options.force:
+            return
+        try:
+            banner = self.memory.string(self.symbols.address("linux_banner"), 512)
+        except (MemoryFault, MissingSymbol) as error:
+            raise MismatchError(
+                f"{self.vmlinux.path} does not fit {self.dump.path}: linux_banner cannot be read ({error})"
+            ) from None
+        if banner != found:
+            raise MismatchError(
+                f"{self.vmlinux.path} is of another kernel than {self.dump.path}: {_quoted(found)}, "
+                f"the dump has {_quoted(banner)} (--force uses it all the same)"
+            )
+
+    def _banner_of_file(self) -> bytes | None:
+        symbol = self.symbols.symbol("linux_banner")
+        if symbol is None:
+            return None
+        address = symbol.address - self.layout.kaslr
+        for section in self.vmlinux.section_list:
+            if section.addr <= address < section.addr + section.size and section.name == ".rodata":
+                at = section.offset + address - section.addr
+                return self.vmlinux.mm[at : at + 512].split(b"\0", 1)[0]
+        return None
+
+    def _recover_vmcoreinfo(self) -> None:
+        """A dump without the note still has the text in memory (kernel/vmcore_info.c)."""
+        try:
+            pointer = self.memory.word(self.symbols.address("vmcoreinfo_data"))
+            size = self.memory.word(self.symbols.address("vmcoreinfo_size"))
+            text = self.memory.read(pointer, min(size, 65536))
+        except (MemoryFault, MissingSymbol):
+            return
+        if text.startswith(b"OSRELEASE="):
+            self.vmcoreinfo = parse_vmcoreinfo(text)
+
+    # -- values
+
+    def value(self, type_: str | Type, address: int) -> Value:
+        """The value of a type at a kernel address."""
+        return Value(self, self.types.type(type_) if isinstance(type_, str) else type_, address)
+
+    def variable(self, name: str) -> Value:
+        """A global variable. Raises MissingSymbol, or MissingType where nothing tells its type."""
+        address = self.symbols.address(name)
+        type_ = self.types.variable(name)
+        if type_ is None:
+            raise MissingType(name, "no source says what type this variable has: cast its address")
+        return Value(self, type_, address)
+
+    __getitem__ = variable
+
+    def memo(self, key: Any, make: Callable[[], T]) -> T:
+        """``make()``, computed once for each ``key`` in this session."""
+        if key not in self._cache:
+            self._cache[key] = make()
+        found: T = self._cache[key]
+        return found
+
+    # -- per-CPU data
+
+    def per_cpu_offset(self, cpu: int) -> int:
+        """What to add to a per-CPU symbol's address for ``cpu``; 0 on a kernel without SMP."""
+        table = self.symbols.find_kernel("__per_cpu_offset")
+        if table is None or not 0 <= cpu < MAX_CPUS:
+            return 0
+        return self.memory.word(table + cpu * self.arch.word_bytes)
+
+    def per_cpu_address(self, name: str, cpu: int) -> int | None:
+        """Where a per-CPU variable lies for ``cpu``; None if the kernel has no such symbol."""
+        symbol = self.symbols.find_kernel(name)
+        if symbol is None:
+            return None
+        return symbol + self.memo(("per_cpu_offset", cpu), lambda: self.per_cpu_offset(cpu)) & self.word_mask
+
+    def per_cpu(self, name: str, cpu: int) -> Value:
+        """A per-CPU variable of ``cpu``. Raises MissingSymbol, MissingType."""
+        address, type_ = self.per_cpu_address(name, cpu), self.types.variable(name)
+        if address is None:
+            raise MissingSymbol(name, self.release_hint)
+        if type_ is None:
+            raise MissingType(name, "no source says what type this per-CPU variable has")
+        return Value(self, type_, address)
+
+    @property
+    def word_mask(self) -> int:
+        """All ones in a pointer's bits."""
+        return (1 << self.arch.word_bits) - 1
+
+    def close(self) -> None:
+        """Give back the files."""
+        self.dump.close()
+
+
+def _quoted(text: bytes) -> str:
+    return repr(text[:120].decode("ascii", "replace").strip())
+
+
+def open_session(files: Sequence[str], options: Options | None = None) -> Session:
+    """Open ``files`` (a vmlinux and a dump, in any order, told apart by content).
+
+    Raises KcrashError (BadFormat, MismatchError ...) or OSError.
+    """
+    kernels, dumps = sort_files(files)
+    if not dumps:
+        raise KcrashError("no dump given: usage is kcrash [options] VMLINUX VMCORE")
+    if not kernels:
+        raise KcrashError(f"no vmlinux given for {dumps[0]}: usage is kcrash [options] VMLINUX VMCORE")
+    if len(kernels) > 1:
+        raise KcrashError(f"more than one vmlinux given: {', '.join(kernels)}")
+    return Session(open_dump(dumps), ElfFile(kernels[0]), options)
+
+
+def sort_files(files: Sequence[str]) -> tuple[list[str], list[str]]:
+    """``(kernels, dumps)``: an ELF file that is no core is a kernel; all else must be a dump."""
+    kernels, dumps = [], []
+    for file in files:
+        (kernels if _is_kernel(file) else dumps).append(file)
+    return kernels, dumps
+
+
+def _is_kernel(file: str) -> bool:
+    try:
+        kind = ElfFile(file).type
+    except BadFormat:
+        return False
+    return kind not in (ET_CORE, ET_REL)
