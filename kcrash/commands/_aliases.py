@@ -37,6 +37,7 @@ class Aliases:
     """The aliases of a shell, oldest first."""
 
     def __init__(self) -> None:
+        self.origin = "runtime"
         self._table = {name: Alias(name, text, "builtin") for name, text in BUILTIN.items()}
 
     def __iter__(self) -> Iterator[Alias]:
@@ -46,9 +47,9 @@ class Aliases:
         """The alias of that name."""
         return self._table.get(name)
 
-    def set(self, name: str, text: str, origin: str = "runtime") -> None:
-        """Define, or define anew."""
-        self._table[name] = Alias(name, text, origin)
+    def set(self, name: str, text: str) -> None:
+        """Define, or define anew; ``origin`` tells where."""
+        self._table[name] = Alias(name, text, self.origin)
 
     def remove(self, name: str) -> bool:
         """Forget an alias; whether there was one."""

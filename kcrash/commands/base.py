@@ -76,6 +76,7 @@ from kcrash.commands._arguments import (
     hexadecimal,
     number,
 )
+from kcrash.commands._extensions import Extensions
 from kcrash.commands._words import Word, split_words
 from kcrash.commands.settings import Settings
 from kcrash.errors import CommandError, KcrashError, UsageError
@@ -83,10 +84,9 @@ from kcrash.output import Address, Column, Fault, Item, Record, Table, Text
 from kcrash.output.progress import Progress
 
 if TYPE_CHECKING:
-    from kcrash.session import Session
-
     from kcrash.commands import Registry
     from kcrash.commands._aliases import Aliases
+    from kcrash.session import Session
 
 Function: TypeAlias = Callable[["Context", Arguments], "Iterable[Item] | None"]
 Example: TypeAlias = "tuple[str, str] | tuple[str, str, str] | str"
@@ -198,6 +198,7 @@ class Context:
         self.registry = registry
         self.interactive = interactive
         self.minimal = minimal
+        self.extensions = Extensions(registry)
         self.command = ""
         self._run = run
 

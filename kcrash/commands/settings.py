@@ -1,13 +1,17 @@
 """The variables of ``set``: their values, their validators, and how ``set`` shows and changes them.
 
-The command ``set`` itself uses `is_variable`, `assign` and `variables`.
+The command ``set`` itself uses `settings_items` for its arguments that are
+variables, and `find` to tell whether one is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from kcrash.errors import CommandError
+from kcrash.output import Item, Record
 
 
 @dataclass(slots=True)
@@ -37,6 +41,27 @@ class Settings:
     redzone: bool = True
     error: str = "default"
     json: bool = False
+
+    def assign(self, name: str, text: str) -> None:
+        """Set a variable from text; CommandError if there is none of that name or the value is bad."""
+        variable = find(name)
+        if name == "scroll":
+            self._assign_scroll(text)
+            return
+        if variable is None or variable.parse is None:
+            raise CommandError(f"{name}: no such variable, or it cannot be set")
+        try:
+            setattr(self, variable.attribute, variable.parse(text))
+        except (ValueError, KeyError) as error:
+            raise CommandError(f"invalid {name} value: {text}: {error}") from None
+
+    def _assign_scroll(self, text: str) -> None:
+        if text in ("less", "more", "CRASHPAGER"):
+            self.scroll, self.pager = True, text
+        elif text in ("on", "off"):
+            self.scroll = text == "on"
+        else:
+            raise CommandError(f"invalid scroll value: {text}: must be on, off, less, more or CRASHPAGER")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +167,53 @@ VARIABLES: tuple[Variable, ...] = (
     _toggle("unwind", "use the alternative unwinder", hidden=True),
     _toggle("json", "print JSON lines instead of text", hidden=True),
 )
+
+WORDS = {"hex": ("radix", "16"), "dec": ("radix", "10"), "vi": ("edit", "vi"), "emacs": ("edit", "emacs")}
+"""Words that ``set`` takes instead of a variable and a value."""
+
+
+def find(name: str) -> Variable | None:
+    """The variable of that name."""
+    return next((v for v in VARIABLES if v.name == name), None)
+
+
+def is_variable(word: str) -> bool:
+    """Whether ``set word ...`` is about a variable, not about a task."""
+    return word in WORDS or find(word) is not None
+
+
+def settings_items(settings: Settings, words: Sequence[str]) -> Iterator[Item]:
+    """``set variable [value] ...``: change or show variables; several may follow each other."""
+    left = list(words)
+    while left:
+        name = left.pop(0)
+        if name in WORDS:
+            name, value = WORDS[name]
+            left.insert(0, value)
+        variable = find(name)
+        if variable is None:
+            raise CommandError(f"invalid variable: {name}")
+        if (left and not is_variable(left[0])) or (left and left[0] in WORDS and name in ("radix", "edit")):
+            settings.assign(name, left.pop(0))
+        if not settings.silent:
+            yield _shown(settings, variable, len(name))
+
+
+def all_settings(settings: Settings) -> Iterator[Item]:
+    """``set -v``: all variables."""
+    for variable in VARIABLES:
+        if not variable.hidden:
+            yield _shown(settings, variable, 14)
+
+
+def _shown(settings: Settings, variable: Variable, width: int) -> Item:
+    value = getattr(settings, variable.attribute)
+    if variable.name == "scroll":
+        text = f"on ({settings.pager or 'less'})" if value else "off"
+    elif variable.name == "radix":
+        text = f"{value} ({'decimal' if value == 10 else 'hexadecimal'})"
+    else:
+        text = variable.show(value)
+    return Record(
+        "variable", {"variable": variable.name, "value": value}, f"{variable.name:>{width}}: {text}"
+    )
