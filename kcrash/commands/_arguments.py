@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from kcrash.commands._words import Word
-from kcrash.errors import UsageError
+from kcrash.errors import CommandError, UsageError
 
 Parser: TypeAlias = Callable[[str], Any]
 
@@ -34,7 +34,7 @@ class Option:
     """A switch with a value: ``-C cpus``, ``-Ccpus``, ``--cpus=...``; None if not given.
 
     ``metavar``: the value in the synopsis; ``parse``: function text -> value,
-    ValueError is a usage error; ``optional``: the value comes only as
+    ValueError("what is wrong") fails the command; ``optional``: the value comes only as
     ``-S=cpus``, plain ``-S`` gives ``bare``; ``repeat``: the attribute is the
     list of the values of all occurrences; ``completes``: as for `Arg`.
     """
@@ -303,7 +303,7 @@ class _Parse:
                 raise UsageError(f"option requires an argument -- '{spelling.lstrip('-')}'")
             value = self.words[self.at]
             self.at += 1
-        return _parsed(option, spelling, value)
+        return _parsed(option, value)
 
     def _store(self, switch: Switch, spelling: str, value: Any) -> None:
         name = attribute(switch)
@@ -331,7 +331,7 @@ class _Parse:
 
     def _positional(self, argument: Arg, left: list[Word]) -> list[Word]:
         if left:
-            self.values[argument.name] = _parsed(argument, argument.name, left[0])
+            self.values[argument.name] = _parsed(argument, left[0])
             self.given[argument.name] = left[0]
         elif not argument.optional:
             raise UsageError(f"missing argument: {argument.metavar or argument.name}")
@@ -340,7 +340,7 @@ class _Parse:
     def _rest(self, argument: Rest, left: list[Word]) -> None:
         if len(left) < argument.minimum:
             raise UsageError(f"missing argument: {argument.metavar or argument.name}")
-        self.values[argument.name] = [_parsed(argument, argument.name, word) for word in left]
+        self.values[argument.name] = [_parsed(argument, word) for word in left]
         if left:
             self.given[argument.name] = left[0]
 
@@ -358,13 +358,13 @@ class _Parse:
                 raise UsageError(f"{used[0]} and {used[1]} are mutually exclusive")
 
 
-def _parsed(argument: Option | Arg | Rest, label: str, text: str) -> Any:
+def _parsed(argument: Option | Arg | Rest, text: str) -> Any:
     if argument.parse is None:
         return text
     try:
         return argument.parse(text)
     except ValueError as error:
-        raise UsageError(f"{label}: {error}") from None
+        raise CommandError(str(error)) from None
 
 
 def _default(argument: Switch | Positional) -> Any:
@@ -406,7 +406,7 @@ def hexadecimal(text: str) -> int:
     try:
         return int(text, 16)
     except ValueError:
-        raise ValueError(f"not a hexadecimal number: {text}") from None
+        raise ValueError(f'invalid input: "{text}"') from None
 
 
 def decimal(text: str) -> int:

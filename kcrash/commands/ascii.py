@@ -12,10 +12,17 @@ _NAMES = tuple(
 )
 
 
+def _value(text: str) -> int:
+    value = hexadecimal(text)
+    if not 0 <= value < 1 << 64:
+        raise ValueError(f'input string too large: "{text}"')
+    return value
+
+
 @command(
     "ascii",
     summary="translate a hexadecimal string to ASCII",
-    arguments=[Rest("value", "hexadecimal value of up to 64 bits", parse=hexadecimal)],
+    arguments=[Rest("value", "hexadecimal value of up to 64 bits", parse=_value)],
     description="""
 Shows the characters in each value, in the byte order of the dump. Without
 arguments, shows the ASCII chart.""",
@@ -28,13 +35,14 @@ def ascii_(context: Context, args: Arguments) -> Iterator[Item]:
     if not args.value:
         yield Text(chart(), kind="chart")
     for value in args.value:
-        text = characters(value)
+        text = characters(value, context)
         yield Record("ascii", {"value": Address(value), "text": text}, f"{value:016x}: {text}")
 
 
-def characters(value: int) -> str:
-    """The bytes of a value, lowest first, as text: control characters by name."""
-    data = value.to_bytes(max(8, (value.bit_length() + 7) // 8), "little").rstrip(b"\0")
+def characters(value: int, context: Context) -> str:
+    """The bytes of a value, as they lie in memory: control characters by name, others in hexadecimal."""
+    session = context.session
+    data = value.to_bytes(8, "little" if session is None else session.arch.byte_order)
     return "".join(map(_show, data))
 
 
@@ -48,11 +56,11 @@ def chart() -> str:
     """The ASCII characters in 8 columns of 16."""
     lines = ["", "      0    1   2   3   4   5   6   7", "    +-------------------------------"]
     for low in range(16):
-        cells = [f"{_NAMES[low]:<3}", f"{_NAMES[low + 16]:<3}"]
+        cells = [f"{_NAMES[low]:>3}", f"{_NAMES[low + 16]:>3}"]
         cells += [_cell(low + 16 * high) for high in range(2, 8)]
         lines.append(f"  {low:X} | " + " ".join(cells).rstrip())
     return "\n".join([*lines, ""])
 
 
 def _cell(code: int) -> str:
-    return {0x20: "SP ", 0x7F: "DEL"}.get(code, f" {chr(code)} ")
+    return {0x20: " SP", 0x7F: "DEL"}.get(code, f" {chr(code)} ")
