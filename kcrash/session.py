@@ -2,7 +2,8 @@
 
 A Session holds the dump, its address spaces, symbols and types, and the state
 that commands share (the context task). It knows nothing of what the kernel's
-structures mean: that is kcrash.linux.
+structures mean: that is kcrash.linux, which it only hands over to symbols as
+the one that can list modules.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from kcrash.dump import open_dump
 from kcrash.dump.base import Dump
 from kcrash.dump.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
 from kcrash.errors import BadFormat, KcrashError, MemoryFault, MismatchError, MissingSymbol, MissingType
+from kcrash.linux.cpus import MAX_CPUS
 from kcrash.memory.space import AddressSpace, PagedSpace, PhysicalSpace
 from kcrash.symbols.elffile import ET_CORE, ET_REL, ElfFile
 from kcrash.symbols.table import ElfSymbols, Symbols
@@ -25,10 +27,10 @@ from kcrash.types.btf import BtfSource
 from kcrash.types.declarations import DeclarationSource
 from kcrash.types.model import Type
 from kcrash.types.namespace import Types
+from kcrash.types.source import LazySource, TypeSource
 from kcrash.values.value import Value
 
 T = TypeVar("T")
-MAX_CPUS = 8192
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Session:
             "kernel", self.physical, self.layout.paging, self.layout.top_table, self.layout.linear
         )
         self.symbols = Symbols(table, self._image_range(table), self.release_hint)
+        if self.options.load_modules:
+            self.symbols.on_demand(self._load_modules)
         self.types = Types(self.arch.byte_order, self.arch.word_bytes)
         self._add_types()
         self._check_banner()
@@ -104,16 +108,21 @@ class Session:
             self.types.add(BtfSource(blob, self.vmlinux.path, pointer_size=self.arch.word_bytes))
         self.types.add(DeclarationSource(self.types))
         if ".debug_info" in self.vmlinux.sections or ".zdebug_info" in self.vmlinux.sections:
-            self.types.add(self.dwarf)
+            self.types.add(LazySource(lambda: self.dwarf))
         elif blob is None:
             raise BadFormat(self.vmlinux.path, "has neither BTF nor DWARF: no types")
 
     @cached_property
-    def dwarf(self) -> Any:
+    def dwarf(self) -> TypeSource:
         """The vmlinux's DWARF (kcrash.types.dwarf.DwarfSource), made when first used."""
         from kcrash.types.dwarf import DwarfSource
 
         return DwarfSource(self.vmlinux)
+
+    def _load_modules(self) -> None:
+        from kcrash.linux.modules import load_module_symbols
+
+        load_module_symbols(self)
 
     # -- do the files belong together?
 

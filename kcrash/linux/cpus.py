@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kcrash.errors import MemoryFault
-from kcrash.session import MAX_CPUS
 
 if TYPE_CHECKING:
     from kcrash.session import Session
+
+MAX_CPUS = 8192  # the largest CONFIG_NR_CPUS of x86_64
 
 
 def _mask(session: Session, name: str) -> list[int]:

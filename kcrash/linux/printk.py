@@ -85,13 +85,17 @@ class _Descriptors:
     def __init__(self, session: Session, count: int, descs: int, infos: int) -> None:
         types, read = session.types, session.memory.read
         self.count = count
-        self.desc = types.reader("struct prb_desc", "state_var.counter", "text_blk_lpos.begin", "text_blk_lpos.next")
+        self.desc = types.reader(
+            "struct prb_desc", "state_var.counter", "text_blk_lpos.begin", "text_blk_lpos.next"
+        )
         self.desc_size = types.size("struct prb_desc")
         self.info_size = types.size("struct printk_info")
         self.has_caller = types.has("struct printk_info", "caller_id")
         paths = ["seq", "ts_nsec", "text_len", "facility", "level"]
         paths += ["caller_id"] if self.has_caller else []
-        paths += ["dev_info.subsystem", "dev_info.device"] if types.has("struct printk_info", "dev_info") else []
+        paths += (
+            ["dev_info.subsystem", "dev_info.device"] if types.has("struct printk_info", "dev_info") else []
+        )
         self.info = types.reader("struct printk_info", *paths)
         self.descs = read(descs, count * self.desc_size)
         self.infos = read(infos, count * self.info_size)
@@ -106,7 +110,9 @@ class _Descriptors:
         state &= (self.id_mask << 2) | 3
         if state & self.id_mask != number or state >> self.state_shift not in (COMMITTED, FINALIZED):
             return None
-        seq, time, length, facility, level, *rest = self.info(self.infos, index * self.info_size + self.info.start)
+        seq, time, length, facility, level, *rest = self.info(
+            self.infos, index * self.info_size + self.info.start
+        )
         caller = rest.pop(0) if self.has_caller else None
         return LogRecord(seq, time, level, facility, caller,
                          self._text(text, begin, next_, length), _dictionary(rest))  # fmt: skip

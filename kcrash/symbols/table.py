@@ -8,6 +8,8 @@ address" sorts the table, once, with numpy.
 from __future__ import annotations
 
 import struct
+import sys
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -24,6 +26,8 @@ STT_OBJECT, STT_FUNC, STT_SECTION, STT_FILE = 1, 2, 3, 4
 STB_LOCAL, STB_WEAK = 0, 2
 SHN_UNDEF, SHN_ABS, SHN_COMMON = 0, 0xFFF1, 0xFFF2
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 1, 2, 4
+
+MANY_OFFSETS = 8  # beyond, one pass over the table is cheaper than a search for each
 
 
 class Symbol(NamedTuple):
@@ -72,9 +76,9 @@ class ElfSymbols:
         if table.link >= len(elf.section_list):
             raise BadFormat(elf.path, f"symbol table refers to section {table.link}", table.offset)
         strings = elf.section_list[table.link]
-        self._table = memoryview(elf.mm)[table.offset : table.offset + table.size]
-        self._strings_at, self._strings_end = strings.offset, strings.offset + strings.size
-        self._table_at, self._table_end = table.offset, table.offset + table.size
+        # Copies: a search of bytes is fifty times as fast as one of a mapping.
+        self._table = bytes(elf.mm[table.offset : table.offset + table.size])
+        self._strings = bytes(elf.mm[strings.offset : strings.offset + strings.size])
         order = "<" if elf.byte_order == "little" else ">"
         # Elf64_Sym: name, info, other, shndx, value, size; Elf32_Sym: name, value, size, info, other, shndx
         self._wide = elf.word_bits == 64
@@ -91,36 +95,47 @@ class ElfSymbols:
 
     def symbols_named(self, name: str) -> list[Symbol]:
         """See SymbolTable."""
-        found = []
-        for offset in self._string_offsets(name.encode()):
-            found += self._records_named(offset, name)
+        numbers = self._records_named(list(self._string_offsets(name.encode())))
+        found = [symbol for number in numbers if (symbol := self._decode(number, name))]
         return sorted(found, key=lambda symbol: symbol.address)
 
     def _string_offsets(self, name: bytes) -> Iterator[int]:
         """Where the string stands. The linker also lets a string be the tail of a longer one."""
-        mm, begin, end = self.elf.mm, self._strings_at, self._strings_end
-        exact = mm.find(b"\0" + name + b"\0", begin, end)
+        strings = self._strings
+        exact = strings.find(b"\0" + name + b"\0")
         if exact >= 0:
-            yield exact + 1 - begin
+            yield exact + 1
             return
-        at = mm.find(name + b"\0", begin, end)
+        at = strings.find(name + b"\0")
         while at >= 0:
-            yield at - begin
-            at = mm.find(name + b"\0", at + 1, end)
+            yield at
+            at = strings.find(name + b"\0", at + 1)
 
-    def _records_named(self, offset: int, name: str) -> Iterator[Symbol]:
-        mm, size = self.elf.mm, self._record.size
-        needle = self._name_pack(offset)
-        at = mm.find(needle, self._table_at, self._table_end)
-        while at >= 0:
-            if (at - self._table_at) % size == 0:
-                symbol = self._decode(at, name)
-                if symbol is not None:
-                    yield symbol
-            at = mm.find(needle, at + 1, self._table_end)
+    def _records_named(self, offsets: list[int]) -> Iterator[int]:
+        """Numbers of the records whose st_name is one of ``offsets``."""
+        if len(offsets) > MANY_OFFSETS:
+            wanted = set(offsets)
+            yield from (i for i, offset in enumerate(self._name_offsets()) if offset in wanted)
+            return
+        table, size = self._table, self._record.size
+        for offset in offsets:
+            needle = self._name_pack(offset)
+            at = table.find(needle)
+            while at >= 0:
+                if at % size == 0:
+                    yield at // size
+                at = table.find(needle, at + 1)
 
-    def _decode(self, at: int, name: str) -> Symbol | None:
-        fields = self._record.unpack_from(self.elf.mm, at)
+    def _name_offsets(self) -> list[int]:
+        """st_name of every record."""
+        size = self._record.size
+        words = array("I", self._table[: len(self._table) // size * size])
+        if self.elf.byte_order != sys.byteorder:
+            words.byteswap()
+        return words[:: size // 4].tolist()
+
+    def _decode(self, number: int, name: str) -> Symbol | None:
+        fields = self._record.unpack_from(self._table, number * self._record.size)
         if self._wide:
             _name, info, _other, section, value, size = fields
         else:
@@ -187,11 +202,9 @@ class ElfSymbols:
         return values[by_address], indices[by_address]
 
     def _numbered(self, number: int) -> Symbol:
-        at = self._table_at + number * self._record.size
-        name_offset = self._record.unpack_from(self.elf.mm, at)[0] + self._strings_at
-        end = self.elf.mm.find(b"\0", name_offset, self._strings_end)
-        name = self.elf.mm[name_offset : max(end, name_offset)].decode("utf-8", "replace")
-        symbol = self._decode(at, name)
+        start = self._record.unpack_from(self._table, number * self._record.size)[0]
+        end = self._strings.find(b"\0", start)
+        symbol = self._decode(number, self._strings[start : max(end, start)].decode("utf-8", "replace"))
         assert symbol is not None  # _sorted leaves the others out
         return symbol
 
