@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,6 +95,8 @@ class Extensions:
 
 
 def _module_of(name: str) -> str:
+    from importlib.util import find_spec
+
     if name.isidentifier() and find_spec("kcrash.extensions") and find_spec(f"kcrash.extensions.{name}"):
         return f"kcrash.extensions.{name}"
     for known, module in _entry_points():
@@ -111,6 +112,8 @@ def _entry_points() -> Iterator[tuple[str, str]]:
 
 
 def _import_file(path: Path) -> str:
+    from importlib.util import module_from_spec, spec_from_file_location
+
     if not path.is_file():
         raise CommandError(f"{path}: no such file")
     name = f"kcrash_extension_{path.stem}"

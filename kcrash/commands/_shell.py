@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,11 +112,11 @@ class Shell:
     def run_startup(self, path: str) -> int:
         """Run a ``.kcrashrc``: aliases that it defines have it as their origin."""
         before = self.context.aliases.origin
-        self.context.aliases.origin = path
+        self.context.aliases.origin, self.settings.quiet = path, True
         try:
             return self.run_file(path)
         finally:
-            self.context.aliases.origin = before
+            self.context.aliases.origin, self.settings.quiet = before, False
 
     def run_lines(self, lines: Iterable[str]) -> int:
         """Run several lines; the worst status. Ctrl-C ends it."""
@@ -267,6 +266,8 @@ class Shell:
 
     def _bug(self, error: Exception) -> int:
         if self.settings.debug or os.environ.get("KCRASH_TRACEBACK"):
+            import traceback
+
             traceback.print_exception(error)
         where = "" if self.settings.debug else ' (KCRASH_TRACEBACK=1 or "set debug 1" shows where)'
         return self._failed(f"internal error: {type(error).__name__}: {error}{where}")

@@ -42,7 +42,7 @@ def ascii_(context: Context, args: Arguments) -> Iterator[Item]:
 def characters(value: int, context: Context) -> str:
     """The bytes of a value, as they lie in memory: control characters by name, others in hexadecimal."""
     session = context.session
-    data = value.to_bytes(8, "little" if session is None else session.arch.byte_order)
+    data = value.to_bytes(8, "big" if session and session.arch.byte_order == "big" else "little")
     return "".join(map(_show, data))
 
 

@@ -52,7 +52,7 @@ def _command(context: Context, topic: str) -> Command:
     while (found := context.registry.get(name)) is None:
         alias = context.aliases.get(name)
         if alias is None or name in seen:
-            raise CommandError(f'No help data for the "{topic}" command is available.')
+            raise CommandError(f'No help data for "{topic}" is available.')
         seen.add(name)
         name = alias.text.split()[0]
     return found
@@ -61,7 +61,7 @@ def _command(context: Context, topic: str) -> Command:
 def _menu(context: Context) -> Item:
     from kcrash.version import VERSION
 
-    names = context.registry.names()
+    names = sorted(context.registry.names(), key=lambda name: (name == "q", name))
     rows = -(-len(names) // _COLUMNS)
     lines = ["", *("".join(f"{name:<15}" for name in names[row::rows]) for row in range(rows)), ""]
     lines += [

@@ -16,7 +16,7 @@ from kcrash.output import Item, Record
 
 @dataclass(slots=True)
 class Settings:
-    """Current values of the variables, by attribute."""
+    """Current values of the variables, by attribute. ``quiet``: changes are not shown (startup files)."""
 
     scroll: bool = True
     pager: str = ""
@@ -34,13 +34,14 @@ class Settings:
     dumpfile: str = ""
     unwind: bool = False
     zero_excluded: bool = False
-    null_stop: bool = True
+    null_stop: bool = False
     gdb: bool = False
     scope: int = 0
     offline: str = "show"
     redzone: bool = True
     error: str = "default"
     json: bool = False
+    quiet: bool = False
 
     def assign(self, name: str, text: str) -> None:
         """Set a variable from text; CommandError if there is none of that name or the value is bad."""
@@ -195,7 +196,7 @@ def settings_items(settings: Settings, words: Sequence[str]) -> Iterator[Item]:
             raise CommandError(f"invalid variable: {name}")
         if (left and not is_variable(left[0])) or (left and left[0] in WORDS and name in ("radix", "edit")):
             settings.assign(name, left.pop(0))
-        if not settings.silent:
+        if not settings.quiet:
             yield _shown(settings, variable, len(name))
 
 
@@ -209,11 +210,10 @@ def all_settings(settings: Settings) -> Iterator[Item]:
 def _shown(settings: Settings, variable: Variable, width: int) -> Item:
     value = getattr(settings, variable.attribute)
     if variable.name == "scroll":
-        text = f"on ({settings.pager or 'less'})" if value else "off"
+        text = f"on ({settings.pager or 'less'})" if value else "off (none)"
     elif variable.name == "radix":
-        text = f"{value} ({'decimal' if value == 10 else 'hexadecimal'})"
+        text = f"{value} ({'decimal' if value == 10 else 'hex'})"
     else:
         text = variable.show(value)
-    return Record(
-        "variable", {"variable": variable.name, "value": value}, f"{variable.name:>{width}}: {text}"
-    )
+    label = "output radix" if variable.name == "radix" and width < 14 else variable.name
+    return Record("variable", {"variable": variable.name, "value": value}, f"{label:>{width}}: {text}")

@@ -8,9 +8,7 @@ away raises `OutputClosed`, a file that cannot be written raises
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -109,6 +107,8 @@ class Pipe:
     """A process that reads the output: a pipeline the user typed, or a pager."""
 
     def __init__(self, command: Sequence[str]) -> None:
+        import subprocess
+
         sys.stdout.flush()
         try:
             self._process = subprocess.Popen(
@@ -152,10 +152,12 @@ class Paged:
     """
 
     def __init__(self, pager: Sequence[str]) -> None:
+        from shutil import get_terminal_size
+
         self._pager = pager
         self._held: list[str] = []
         self._lines = 0
-        self._limit = shutil.get_terminal_size().lines - 1
+        self._limit = get_terminal_size().lines - 1
         self._since = monotonic()
         self._output: Output | None = None
 
@@ -201,6 +203,8 @@ def shell_command(text: str) -> list[str]:
 
 def run_shell(text: str) -> int:
     """Run a shell command line the user typed, or a shell for ""; its exit status."""
+    import subprocess
+
     sys.stdout.flush()
     command = shell_command(text) if text else [os.environ.get("SHELL") or "/bin/sh"]
     before = _ignore_interrupts()
@@ -222,12 +226,14 @@ def pager_command(setting: str = "") -> list[str] | None:
 
     Only ``$CRASHPAGER`` and ``$PAGER`` are split at blanks; nothing goes through a shell.
     """
+    from shutil import which
+
     if setting == "more":
         return ["more"]
     chosen = os.environ.get("CRASHPAGER") or (os.environ.get("PAGER") if setting != "CRASHPAGER" else None)
     if chosen and setting != "less":
         return chosen.split()
-    return ["less", "-E", "-X", "-R"] if shutil.which("less") else ["more"] if shutil.which("more") else None
+    return ["less", "-E", "-X", "-R"] if which("less") else ["more"] if which("more") else None
 
 
 def is_terminal() -> bool:
