@@ -1,0 +1,197 @@
+"""DIEs by name without an index.
+
+A name stands once in .debug_str; its uses are the places of .debug_info that
+hold its offset. Each such place is judged by its unit's abbreviations, and the
+few plausible ones are proved by walking their unit from its start.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from kcrash.types.dwarf import constants as dw
+from kcrash.types.dwarf.abbrev import Abbrev
+from kcrash.types.dwarf.encoding import Malformed
+from kcrash.types.dwarf.info import STRX_FORMS, DebugInfo, Die, Unit, as_index
+
+Test = Callable[[Abbrev], bool]
+Accept = Callable[[Die], bool]
+
+# Linkers put a string into the tail of the first longer one in the order of
+# reversed strings; the second is tried for linkers that choose another.
+_TAILS = 2
+_MAX_STRINGS = 20_000
+_COMMON = frozenset(b"\x00\x01\x02\x03\x04\x08\x0b\x0f\x10\x13")
+
+
+class Hit(NamedTuple):
+    """A DIE and the offsets of those around it, the unit's own first."""
+
+    die: Die
+    parents: list[int]
+
+
+class Query(NamedTuple):
+    """What DIEs are wanted: those whose abbreviation passes ``test`` and that ``accept`` likes."""
+
+    test: Test
+    accept: Accept = lambda die: True
+
+
+class NameLookup:
+    """Finds DIEs of one file by DW_AT_name."""
+
+    def __init__(self, info: DebugInfo) -> None:
+        self.info = info
+
+    def hits(self, name: str, query: Query) -> Iterator[Hit]:
+        """The DIEs called ``name`` that a query wants, in no particular order."""
+        wanted = name.encode("utf-8", "surrogateescape")
+        if not wanted or b"\0" in wanted:
+            return
+        strings = self.info.sections[".debug_str"]
+        # A compiler saves the reference where the string is no longer than it.
+        if len(wanted) < 4 or not len(strings):
+            yield from self._inline(wanted, query)
+        whole = list(islice(_exact_offsets(strings, wanted), _MAX_STRINGS))
+        for offset in whole:
+            yield from self._uses(offset, dw.DW_FORM_strp, query)
+        if not whole:
+            yield from self._tail_uses(strings, wanted, query)
+        lines = self.info.sections[".debug_line_str"]
+        for offset in _exact_offsets(lines, wanted):
+            yield from self._uses(offset, dw.DW_FORM_line_strp, query)
+
+    def _tail_uses(self, strings: memoryview, name: bytes, query: Query) -> Iterator[Hit]:
+        for offset in _tails(strings, name):
+            found = False
+            for hit in self._uses(offset, dw.DW_FORM_strp, query):
+                found = True
+                yield hit
+            if found:
+                return
+
+    def _inline(self, name: bytes, query: Query) -> Iterator[Hit]:
+        for position in _find_all(self.info.data, name + b"\0"):
+            yield from self._proved(position, dw.DW_FORM_string, position, query)
+
+    def _uses(self, offset: int, form: int, query: Query) -> Iterator[Hit]:
+        """The DIEs whose name is the string at ``offset`` of .debug_str or .debug_line_str."""
+        if offset < 1 << 32:
+            order = self.info.order
+            for position in _find_all(self.info.data, struct.pack(order + "I", offset)):
+                yield from self._proved(position, form, offset, query)
+        if form == dw.DW_FORM_strp and len(self.info.sections[".debug_str_offsets"]):
+            yield from self._indexed_uses(offset, query)
+
+    def _proved(self, position: int, form: int, value: int, query: Query) -> Iterator[Hit]:
+        """The DIE whose raw name is at ``position``, if there is one; nothing for a chance hit."""
+        info = self.info
+        try:
+            unit = info.unit_at(position)
+            if unit.layout.offset_size == 8 and info.order == ">" and form != dw.DW_FORM_string:
+                position -= 4  # the low half of the offset was found
+            wanted = unit.abbrevs.wanted(query.test)
+            if not wanted.codes:
+                return
+            # Most chance hits, and names of other things, do not survive a look at what stands around them.
+            if not wanted.loose and not any(
+                self._judge(unit, start, form, value, query) for start in wanted.starts(info.data, position)
+            ):
+                return
+            path = info.path_to(unit, position)
+            die = self._judge(unit, path[-1], form, value, query) if path else None
+        except (Malformed, IndexError, struct.error):
+            return
+        if die is not None:
+            yield Hit(die, path[:-1])
+
+    def _judge(self, unit: Unit, start: int, form: int, value: int, query: Query) -> Die | None:
+        """The DIE at ``start``, if it is named so and wanted."""
+        try:
+            die = self.info.die(start, unit)
+            named = die.values.get(dw.DW_AT_name) == value and die.abbrev.forms[dw.DW_AT_name] == form
+            return die if named and query.test(die.abbrev) and query.accept(die) else None
+        except (Malformed, IndexError, struct.error):
+            return None
+
+    # -- names by index (DWARF 5, section 7.26)
+
+    def _indexed_uses(self, offset: int, query: Query) -> Iterator[Hit]:
+        for unit, index in self._indices(offset):
+            try:
+                yield from list(self._named_by_index(unit, index, query))
+            except (Malformed, IndexError, struct.error):
+                continue
+
+    def _indices(self, offset: int) -> Iterator[tuple[Unit, int]]:
+        """The units that have the string at ``offset`` in their tables, and its index there."""
+        from bisect import bisect_right
+
+        table = self.info.sections[".debug_str_offsets"]
+        bases = self._bases()
+        starts = [base for base, _unit in bases]
+        for position in _find_all(table, struct.pack(self.info.order + "I", offset)):
+            at = bisect_right(starts, position) - 1
+            if at >= 0:
+                base, unit = bases[at]
+                index, rest = divmod(position - base, unit.layout.offset_size)
+                if not rest:
+                    yield unit, index
+
+    def _bases(self) -> list[tuple[int, Unit]]:
+        bases = []
+        for unit in self.info.units():
+            try:
+                bases.append((unit.base(dw.DW_AT_str_offsets_base), unit))
+            except (Malformed, IndexError, struct.error):
+                continue
+        return sorted(bases, key=lambda pair: pair[0])
+
+    def _named_by_index(self, unit: Unit, index: int, query: Query) -> Iterator[Hit]:
+        info = self.info
+        codes = unit.abbrevs.wanted(query.test).codes
+        for position, _depth, code in info.walk(unit, unit.first):
+            if code not in codes or codes[code].forms[dw.DW_AT_name] not in STRX_FORMS:
+                continue
+            die = info.die(position, unit)
+            if as_index(die.values[dw.DW_AT_name], info.order) == index and query.accept(die):
+                yield Hit(die, info.path_to(unit, position)[:-1])
+
+
+def _find_all(data: memoryview, needle: bytes) -> Iterator[int]:
+    """Every place of ``needle``. The regular expression engine searches buffers without a copy, at 3 GB/s
+    if the first byte is rare: so a common one is left out and compared afterwards."""
+    skip = 1 if len(needle) > 3 and needle[0] in _COMMON and needle[1] not in _COMMON else 0
+    search = re.compile(re.escape(needle[skip:])).search
+    match = search(data, skip)
+    while match:
+        found = match.start()
+        if not skip or data[found - 1] == needle[0]:
+            yield found - skip
+        match = search(data, found + 1)
+
+
+def _exact_offsets(strings: memoryview, name: bytes) -> Iterator[int]:
+    """Where ``name`` stands as a whole string; more than once in files that no linker merged."""
+    if bytes(strings[: len(name) + 1]) == name + b"\0":
+        yield 0
+    for position in _find_all(strings, b"\0" + name + b"\0"):
+        yield position + 1
+
+
+def _tails(strings: memoryview, name: bytes) -> list[int]:
+    """Where longer strings end in ``name``, in the order in which linkers pick them.
+
+    binutils bfd/merge.c (merge_strings) and LLVM's StringTableBuilder sort by
+    reversed string and put a string into the first that it is a tail of.
+    """
+    found = []
+    for position in islice(_find_all(strings, name + b"\0"), _MAX_STRINGS):
+        before = bytes(strings[max(0, position - 256) : position])
+        found.append((before[before.rfind(b"\0") + 1 :][::-1], position))
+    return [position for _reversed, position in sorted(found)[:_TAILS]]

@@ -1,0 +1,250 @@
+"""A TypeSource over the DWARF of one file, which also knows lines and inlined functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from os import PathLike
+from typing import TypeVar
+
+from kcrash.symbols.elffile import ElfFile
+from kcrash.types.dwarf import constants as dw
+from kcrash.types.dwarf.abbrev import Abbrev
+from kcrash.types.dwarf.convert import Converter, DeclaredType, inherited
+from kcrash.types.dwarf.encoding import guarded
+from kcrash.types.dwarf.info import DebugInfo, Die
+from kcrash.types.dwarf.line import LineInfo, LineTables
+from kcrash.types.dwarf.lookup import Hit, NameLookup, Query
+from kcrash.types.dwarf.ranges import AddressMap
+from kcrash.types.dwarf.scopes import Frame, FunctionInfo, Scopes
+from kcrash.types.dwarf.sections import Progress, Sections
+from kcrash.types.model import ArrayType, EnumType, Type
+
+_Found = TypeVar("_Found")
+
+_MAX_CACHED = 50_000
+_OP_ADDRX = 0xA1
+_BLOCKS = (dw.DW_FORM_exprloc, dw.DW_FORM_block1, dw.DW_FORM_block, dw.DW_FORM_block2, dw.DW_FORM_block4)
+
+
+def _is(*tags: int) -> Callable[[Abbrev], bool]:
+    return lambda abbrev: abbrev.tag in tags
+
+
+def _may_be_global(abbrev: Abbrev) -> bool:
+    """Locals have the same tag; most show themselves by having no fixed place or none at all."""
+    if abbrev.tag != dw.DW_TAG_variable:
+        return False
+    forms = abbrev.forms
+    return (
+        dw.DW_AT_external in forms
+        or dw.DW_AT_declaration in forms
+        or dw.DW_AT_const_value in forms
+        or forms.get(dw.DW_AT_location) in _BLOCKS
+    )
+
+
+_TESTS: dict[str, Callable[[Abbrev], bool]] = {
+    "struct": _is(dw.DW_TAG_structure_type, dw.DW_TAG_class_type),
+    "union": _is(dw.DW_TAG_union_type),
+    "enum": _is(dw.DW_TAG_enumeration_type),
+    "typedef": _is(dw.DW_TAG_typedef),
+    "base": _is(dw.DW_TAG_base_type),
+    "variable": _may_be_global,
+    "function": _is(dw.DW_TAG_subprogram),
+    "enumerator": _is(dw.DW_TAG_enumerator),
+}
+
+
+def _any(die: Die) -> bool:
+    return True
+
+
+def _is_complete(die: Die) -> bool:
+    return not die.flag(dw.DW_AT_declaration)
+
+
+class DwarfSource:
+    """The debug info of a kernel or a module (a TypeSource).
+
+    ``elf``: the file, or its path; ``section_addresses``: where the sections of
+    a module were loaded, by name (a linked file has its own addresses);
+    ``progress``: hears of the unpacking of compressed sections. Opening reads
+    nothing: every question reads what it needs. All methods raise BadFormat.
+    """
+
+    def __init__(
+        self,
+        elf: ElfFile | str | PathLike[str],
+        *,
+        section_addresses: Mapping[str, int] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.elf = elf if isinstance(elf, ElfFile) else ElfFile(elf)
+        self.file = self.elf.path
+        self.info = DebugInfo(self.file, Sections(self.elf, section_addresses, progress))
+        self.types = Converter(self.info, self._complete)
+        self._names = NameLookup(self.info)
+        self._scopes = Scopes(self.info, AddressMap(self.info), LineTables(self.info), self.types)
+        self._found: dict[tuple[str, str], object] = {}
+
+    def present(self) -> bool:
+        """True if the file has debug info at all."""
+        return any(name in self.elf.sections for name in (".debug_info", ".zdebug_info"))
+
+    # -- the TypeSource protocol
+
+    @guarded
+    def find(self, kind: str, name: str) -> Type | None:
+        """The type ``name`` of a kind (see kcrash.types.source), a complete one if there is any."""
+        return self._memoised(kind, name, self._find)
+
+    @guarded
+    def variable(self, name: str) -> Type | None:
+        """The type of a global variable."""
+        return self._memoised("variable", name, self._variable)
+
+    @guarded
+    def function(self, name: str) -> Type | None:
+        """The FunctionType of a function."""
+        return self._memoised("function", name, self._function)
+
+    @guarded
+    def enumerator(self, name: str) -> tuple[EnumType, int] | None:
+        """The enum that has the constant ``name``, and its value."""
+        return self._memoised("enumerator", name, self._enumerator)
+
+    def names(self, kind: str) -> Iterator[str]:
+        """All names of a kind, each once. Walks every unit: seconds for a kernel."""
+        seen: set[str] = set()
+        raw_seen: set[int] = set()
+        for start in self.info.starts:
+            for name in self._unit_names(start, _TESTS[kind], raw_seen):
+                if name and name not in seen:
+                    seen.add(name)
+                    yield name
+
+    @guarded
+    def _unit_names(self, start: int, test: Callable[[Abbrev], bool], seen: set[int]) -> list[str]:
+        """Names of file scope in one unit; strings of ``seen`` offsets are left out."""
+        unit = self.info.unit(start)
+        codes = unit.abbrevs.wanted(test).codes
+        names = []
+        for position, code in self.info.top_level(unit):
+            if code not in codes:
+                continue
+            die = self.info.die(position, unit)
+            if die.abbrev.forms[dw.DW_AT_name] == dw.DW_FORM_strp:
+                value = die.values[dw.DW_AT_name]
+                if value in seen:
+                    continue
+                seen.add(value)
+            names.append(die.name)
+        return names
+
+    def _memoised(self, kind: str, name: str, find: Callable[[str, str], _Found]) -> _Found:
+        key = (kind, name)
+        if key not in self._found:
+            if len(self._found) >= _MAX_CACHED:
+                self._found.clear()
+            self._found[key] = find(kind, name)
+        found: _Found = self._found[key]  # type: ignore[assignment]
+        return found
+
+    def _complete(self, kind: str, name: str) -> Type | None:
+        return self.find(kind, name)
+
+    def _hits(self, kind: str, name: str, accept: Callable[[Die], bool] = _any) -> Iterator[Hit]:
+        return self._names.hits(name, Query(_TESTS[kind], accept))
+
+    def _find(self, kind: str, name: str) -> Type | None:
+        """The first complete type of file scope, or else one of a narrower scope, or a declaration."""
+        inner: Die | None = None
+        for die, parents in self._hits(kind, name, _is_complete):
+            if len(parents) <= 1:
+                return self.types.of(die)
+            inner = inner or die
+        if inner is None:  # most units only declare what they do not use: looked at in the last place
+            inner = next((die for die, _parents in self._hits(kind, name)), None)
+        return self.types.of(inner) if inner else None
+
+    def _variable(self, kind: str, name: str) -> Type | None:
+        """The type of a definition or of a declaration, whichever comes first and says all of it."""
+        fallback: Type | None = None
+        for die, parents in self._hits(kind, name, _is_static):
+            if len(parents) > 1:
+                continue
+            found = self._variable_type(die)
+            if found is not None and _is_whole(found):
+                return found
+            fallback = fallback or found
+        return fallback
+
+    def _variable_type(self, die: Die) -> Type | None:
+        """Of ``extern char x[]``, the definition in the same unit may know the length."""
+        if dw.DW_AT_type not in inherited(die, dw.DW_AT_type).values:
+            return None
+        lazy = self.types.target(die)
+        found = lazy if isinstance(lazy, Type) else lazy()
+        if _is_whole(found):
+            return found
+        for position, code in self.info.top_level(die.unit):
+            abbrev = die.unit.abbrevs.codes[code]
+            if abbrev.tag == dw.DW_TAG_variable and dw.DW_AT_specification in abbrev.forms:
+                other = self.info.die(position, die.unit)
+                if other.reference(dw.DW_AT_specification) == die.offset and other.has(dw.DW_AT_type):
+                    lazy = self.types.target(other)
+                    return lazy if isinstance(lazy, Type) else lazy()
+        return found
+
+    def _function(self, kind: str, name: str) -> Type | None:
+        """The type of a definition, for it names its parameters, or else of a declaration."""
+        best: Die | None = None
+        for die, parents in self._hits(kind, name):
+            if len(parents) == 1 and not die.flag(dw.DW_AT_declaration):
+                return self.types.function(die)
+            best = best or die
+        return self.types.function(best) if best else None
+
+    def _enumerator(self, kind: str, name: str) -> tuple[EnumType, int] | None:
+        for die, parents in self._hits(kind, name):
+            parent = self.info.die(parents[-1], die.unit) if parents else None
+            value = die.number(dw.DW_AT_const_value)
+            if parent is None or parent.tag != dw.DW_TAG_enumeration_type or value is None:
+                continue
+            found = self.types.of(parent)
+            if isinstance(found, EnumType):
+                return found, value
+        return None
+
+    # -- addresses (link-time ones: the caller subtracts what KASLR added)
+
+    @guarded
+    def line_of(self, address: int) -> LineInfo | None:
+        """File and line of an address, as addr2line prints them; None if unknown."""
+        return self._scopes.line_of(address)
+
+    @guarded
+    def inline_frames(self, address: int) -> list[Frame]:
+        """The functions at an address, the innermost first, as ``addr2line -i -f``; empty if unknown."""
+        return self._scopes.inline_frames(address)
+
+    @guarded
+    def function_at(self, address: int) -> FunctionInfo | None:
+        """The function at an address: name, range, parameters; None if unknown."""
+        return self._scopes.function_at(address)
+
+
+def _is_static(die: Die) -> bool:
+    """True for what lives at a fixed address, or is declared so, or is a constant."""
+    if die.flag(dw.DW_AT_external) or die.flag(dw.DW_AT_declaration) or die.has(dw.DW_AT_const_value):
+        return True
+    location = die.block(dw.DW_AT_location)
+    return bool(location) and location is not None and location[0] in (dw.DW_OP_addr, _OP_ADDRX)
+
+
+def _is_whole(found: Type) -> bool:
+    """False for ``[]``, whose length only the definition tells, and for what is only declared."""
+    plain = found.underlying
+    if isinstance(plain, ArrayType):
+        return plain.count is not None
+    return not isinstance(plain, DeclaredType) or plain.complete
