@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 BUILTIN = {
     "man": "help",
@@ -24,8 +24,7 @@ BUILTIN = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Alias:
+class Alias(NamedTuple):
     """``origin``: "builtin", the file that defined it, or "runtime"."""
 
     name: str

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from kcrash.commands._words import Word
 from kcrash.errors import CommandError, UsageError
@@ -13,7 +12,6 @@ from kcrash.errors import CommandError, UsageError
 Parser: TypeAlias = Callable[[str], Any]
 
 
-@dataclass(frozen=True, slots=True)
 class Flag:
     """A switch: ``args.k`` is a bool, or a number of times with ``count`` (``-FF`` is 2).
 
@@ -22,15 +20,13 @@ class Flag:
     the first names the attribute unless ``name`` does (``-16`` is ``opt_16``).
     """
 
-    spec: str
-    help: str
-    name: str = ""
-    count: bool = False
-    hidden: bool = False
+    def __init__(
+        self, spec: str, help: str, name: str = "", count: bool = False, hidden: bool = False
+    ) -> None:
+        self.spec, self.help, self.name, self.count, self.hidden = spec, help, name, count, hidden
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """A switch with a value: ``-C cpus``, ``-Ccpus``, ``--cpus=...``; None if not given.
 
     ``metavar``: the value in the synopsis; ``parse``: function text -> value,
@@ -52,8 +48,7 @@ class Option:
     hidden: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Number:
+class Number(NamedTuple):
     """A switch that is a number, as in ``repeat -5 ps``: ``Number("seconds", ...)`` is ``args.seconds``."""
 
     name: str
@@ -62,8 +57,7 @@ class Number:
     hidden: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Arg:
+class Arg(NamedTuple):
     """One positional argument, ``args.<name>``; None, or ``default``, if optional and absent.
 
     ``metavar``: how the synopsis shows it (default: the name);
@@ -80,8 +74,7 @@ class Arg:
     completes: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Rest:
+class Rest(NamedTuple):
     """All the remaining positional arguments: ``args.<name>`` is a list, of `Word` s if nothing parses them.
 
     ``minimum``: fewer is a usage error.
@@ -95,8 +88,7 @@ class Rest:
     completes: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Raw:
+class Raw(NamedTuple):
     """The rest of the line, from the first word that is no declared option, exactly as typed: a str.
 
     Options are not looked for in it: an expression, or another command.
@@ -160,17 +152,14 @@ def attribute(argument: Switch | Positional) -> str:
     return text if text.isidentifier() and not keyword.iskeyword(text) else f"opt_{text}"
 
 
-@dataclass(slots=True)
 class Declaration:
     """What the arguments of a command may be."""
 
-    arguments: Sequence[Argument]
-    switches: dict[str, Flag | Option] = field(default_factory=dict)
-    groups: list[list[Flag | Option]] = field(default_factory=list)
-    number: Number | None = None
-    positionals: list[Positional] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
+    def __init__(self, arguments: Sequence[Argument]) -> None:
+        self.arguments = arguments
+        self.switches: dict[str, Flag | Option] = {}
+        self.number: Number | None = None
+        self.positionals: list[Positional] = []
         names: set[str] = set()
         for argument in self.flat():
             name = attribute(argument)

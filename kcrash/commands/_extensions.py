@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kcrash.errors import CommandError
 
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
 GROUP = "kcrash.extensions"
 
 
-@dataclass(frozen=True, slots=True)
-class Extension:
+class Extension(NamedTuple):
     """A loaded extension: the name or path it was asked for by, its module, where it is, its commands."""
 
     name: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kcrash.errors import CommandError
 
@@ -10,8 +10,7 @@ EXTERNAL = frozenset({"vi", "pwd", "grep", "cat", "more", "less", "echo", "ls", 
 """Words that run in the shell although no ``!`` is before them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A line taken apart.
 
     ``command``: what is left for the command; ``shell``: a shell command

@@ -56,8 +56,7 @@ write ``@command("name"`` and ``aliases=("other",)`` literally.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from kcrash.commands._arguments import (
     RADIX,
@@ -92,8 +91,7 @@ Function: TypeAlias = Callable[["Context", Arguments], "Iterable[Item] | None"]
 Example: TypeAlias = "tuple[str, str] | tuple[str, str, str] | str"
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """A command and its declaration. Made by `command`."""
 
     name: str

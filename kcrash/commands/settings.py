@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kcrash.errors import CommandError
 from kcrash.output import Item, Record
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class Settings:
     """Current values of the variables, by attribute. ``quiet``: changes are not shown (startup files)."""
 
@@ -65,8 +65,7 @@ class Settings:
             raise CommandError(f"invalid scroll value: {text}: must be on, off, less, more or CRASHPAGER")
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
+class Variable(NamedTuple):
     """A variable of ``set``: ``parse`` makes a value of a text or raises ValueError (None: cannot be set)."""
 
     name: str

@@ -15,10 +15,11 @@ with `Column.address`. Absent values are None: ``null`` in JSON, the column's
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 Align: TypeAlias = Literal["<", ">", "^"]
+_NOTHING: Mapping[str, object] = MappingProxyType({})
 Formatter: TypeAlias = Callable[[Any], str]
 
 
@@ -31,8 +32,7 @@ class Address(int):
         return f"{self:x}"
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """One column of a `Table`.
 
     ``key``: name in JSON ("" leaves the column out of JSON); ``header``: text
@@ -77,15 +77,14 @@ def hex_address(value: int) -> str:
     return f"{value:#x}"
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(NamedTuple):
     """A part of the answer that could not be had. Yield it as an item, or as a row of a table.
 
     The command goes on and its status is failed. ``data`` goes to JSON.
     """
 
     message: str
-    data: Mapping[str, object] = field(default_factory=dict)
+    data: Mapping[str, object] = _NOTHING
 
     @classmethod
     def of(cls, error: BaseException, **data: object) -> Fault:
@@ -96,8 +95,7 @@ class Fault:
 Row: TypeAlias = Sequence[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(NamedTuple):
     """Rows under declared columns.
 
     ``rows``: sequences in column order (or `Fault`), consumed once and lazily;
@@ -111,7 +109,7 @@ class Table:
     rows: Iterable[Row | Fault]
     kind: str = "row"
     separator: str = " "
-    common: Mapping[str, object] = field(default_factory=dict)
+    common: Mapping[str, object] = _NOTHING
     heading: str | None = None
     header: bool = True
     header_if_empty: bool = True
@@ -119,8 +117,7 @@ class Table:
     indent: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One thing: ``data`` is its JSON, ``text`` its line or lines (without the last newline).
 
     ``text`` may be a function, called only when text is wanted; None prints
@@ -132,8 +129,7 @@ class Record:
     text: str | Iterable[str] | Callable[[], str | Iterable[str]] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(NamedTuple):
     """A free line of text.
 
     In JSON it is ``{"kind": kind, "text": ...}`` or ``data`` if given; with
