@@ -38,10 +38,17 @@ class Registry:
         """Register a command under its name and aliases; a name that is taken is an error."""
         for name in (command.name, *command.aliases):
             other = self._commands.get(name)
-            if other is not None:
-                raise CommandError(f"duplicate command {name!r}: in {other.module} and in {command.module}")
+            taken = other.module if other else self._file_of(name, command.module)
+            if taken:
+                raise CommandError(f"duplicate command {name!r}: in {taken} and in {command.module}")
         for name in (command.name, *command.aliases):
             self._commands[name] = command
+
+    def _file_of(self, name: str, module: str) -> str:
+        """The file, perhaps not imported yet, that has ``name``, for a command from elsewhere."""
+        if module.startswith(f"{self._package}.") or not self._folder:
+            return ""
+        return self.index().get(name, "")
 
     def remove(self, module: str) -> list[str]:
         """Forget the commands of a module and those inside it; their names."""

@@ -72,12 +72,13 @@ class Extensions:
         return sorted(found.items())
 
     def _import(self, name: str) -> str:
-        module = ""
+        path = Path(name).expanduser() if name.endswith(".py") or "/" in name else None
+        module = f"kcrash_extension_{path.stem}" if path else _module_of(name)
         try:
-            if name.endswith(".py") or "/" in name:
-                return _import_file(Path(name).expanduser())
-            module = _module_of(name)
-            import_module(module)
+            if path:
+                _import_file(path, module)
+            else:
+                import_module(module)
         except Exception as error:
             self._forget(module)
             if isinstance(error, CommandError):
@@ -86,10 +87,9 @@ class Extensions:
         return module
 
     def _forget(self, module: str) -> None:
-        if module:
-            self._registry.remove(module)
-            for name in [m for m in sys.modules if m == module or m.startswith(module + ".")]:
-                del sys.modules[name]
+        self._registry.remove(module)
+        for name in [m for m in sys.modules if m == module or m.startswith(module + ".")]:
+            del sys.modules[name]
 
 
 def _module_of(name: str) -> str:
@@ -109,20 +109,13 @@ def _entry_points() -> Iterator[tuple[str, str]]:
     return ((point.name, point.module) for point in entry_points(group=GROUP))
 
 
-def _import_file(path: Path) -> str:
+def _import_file(path: Path, name: str) -> None:
     from importlib.util import module_from_spec, spec_from_file_location
 
     if not path.is_file():
         raise CommandError(f"{path}: no such file")
-    name = f"kcrash_extension_{path.stem}"
     spec = spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise CommandError(f"{path}: not a Python file")
-    module = module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return name
+    sys.modules[name] = module = module_from_spec(spec)
+    spec.loader.exec_module(module)

@@ -69,17 +69,19 @@ def _argument(
     pending = _pending(found, before)
     if pending is not None:
         return _completed(pending.completes, prefix)
+    positional = _positional(found, _count(found, before))
+    if isinstance(positional, Raw) and positional.completes == "command":
+        start = _start_of_raw(found, rest)
+        if start < len(rest) or not prefix:
+            return suggest(rest[start:], declaration)
     if prefix.startswith("-"):
         return Suggestion(prefix, words=_switches(found))
-    positional = _positional(found, _count(found, before))
     if positional is None:
         return Suggestion(prefix)
-    if isinstance(positional, Raw) and positional.completes == "command":
-        return suggest(rest[_start_of_raw(found, before, rest) :], declaration)
     return _completed(positional.completes, prefix)
 
 
-def _start_of_raw(found: Declaration, before: list[Word], rest: str) -> int:
+def _start_of_raw(found: Declaration, rest: str) -> int:
     """Where in ``rest`` the nested command starts: after the switches and the other arguments."""
     left = len(found.positionals) - 1
     for word in split_words(rest):
