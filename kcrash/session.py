@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from kcrash.arch import find_arch
 from kcrash.arch.base import Arch, KernelLayout
@@ -27,10 +27,20 @@ from kcrash.types.btf import BtfSource
 from kcrash.types.declarations import DeclarationSource
 from kcrash.types.model import Type
 from kcrash.types.namespace import Types
-from kcrash.types.source import LazySource, TypeSource
+from kcrash.types.source import LazySource
 from kcrash.values.value import Value
 
+if TYPE_CHECKING:
+    from kcrash.types.dwarf import DwarfSource
+
 T = TypeVar("T")
+
+
+class SourceLine(NamedTuple):
+    """A line of source, as the debuginfo names the file."""
+
+    file: str
+    line: int
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,7 @@ class Session:
             raise BadFormat(self.vmlinux.path, "has neither BTF nor DWARF: no types")
 
     @cached_property
-    def dwarf(self) -> TypeSource:
+    def dwarf(self) -> DwarfSource:
         """The vmlinux's DWARF (kcrash.types.dwarf.DwarfSource), made when first used."""
         from kcrash.types.dwarf import DwarfSource
 
@@ -197,6 +207,16 @@ class Session:
             self._cache[key] = make()
         found: T = self._cache[key]
         return found
+
+    # -- source lines
+
+    def line_of(self, address: int) -> SourceLine | None:
+        """The line of source that the code at a kernel address comes from; None where nothing tells."""
+        low, high = self.symbols.kernel_range
+        if not low <= address < high or not self.dwarf.present:
+            return None
+        found = self.dwarf.line_of(address - self.layout.kaslr)
+        return None if found is None else SourceLine(found.file, found.line)
 
     # -- per-CPU data
 

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 from kcrash.errors import CorruptData, KcrashError
 from kcrash.linux.lists import list_for_each_entry
-from kcrash.symbols.table import ListedSymbols, Symbol
+from kcrash.symbols.table import ListedSymbols, Symbol, plain_name
 
 if TYPE_CHECKING:
     from kcrash.session import Session
+    from kcrash.values import Value
 
 MAX_SYMBOLS = 1 << 20
 MAX_MODULE_BYTES = 1 << 30
-MODULE_STATE_UNFORMED = 3
+STB_GLOBAL = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,18 +136,17 @@ def _strings(session: Session, strtab: int, offsets: list[int]) -> list[str]:
         raise CorruptData("a module's symbol name lies outside its string table")
     end = last + len(session.memory.string(strtab + last, 512)) + 1
     data = session.memory.read(strtab, end)
-    return [data[offset : data.find(b"\0", offset)].decode("utf-8", "replace") for offset in offsets]
+    return [plain_name(data[offset : data.find(b"\0", offset)]) for offset in offsets]
 
 
-def _letters(session: Session, tables: object, count: int, infos: list[int]) -> list[str]:
+def _letters(session: Session, tables: Value, count: int, infos: list[int]) -> list[str]:
     """nm's letters: from typetab (Linux commit 1c7651f43777 ("kallsyms: store type information in
     its own array") in v5.2), before that from st_info, where the kernel had put them."""
-    from kcrash.values import Value
-
-    assert isinstance(tables, Value)
-    if tables.has_("typetab"):
-        return [chr(c) for c in session.memory.read(int(tables.typetab), count)]
-    return [chr(info) if 0x40 < info < 0x7B else "?" for info in infos]
+    if not tables.has_("typetab"):
+        return [chr(info) if 0x40 < info < 0x7B else "?" for info in infos]
+    letters = session.memory.read(int(tables.typetab), count).decode("latin-1")
+    # typetab tells the kind, in small letters; st_info still tells who may see the symbol.
+    return [c.upper() if info >> 4 == STB_GLOBAL else c for c, info in zip(letters, infos, strict=True)]
 
 
 def load_module_symbols(session: Session) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -28,6 +28,21 @@ SHN_UNDEF, SHN_ABS, SHN_COMMON = 0, 0xFFF1, 0xFFF2
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 1, 2, 4
 
 MANY_OFFSETS = 8  # beyond, one pass over the table is cheaper than a search for each
+
+
+# What compilers append to the name of a part or a changed copy of a function.
+CUT_AT = (b".isra.", b".part.", b".llvm.")
+
+
+def plain_name(name: bytes) -> str:
+    """A symbol's name as crash shows it: without what the compiler appended to it."""
+    if b"." in name:
+        for mark in CUT_AT:
+            at = name.find(mark)
+            if at > 0:
+                name = name[:at]
+                break
+    return name.decode("utf-8", "replace")
 
 
 class Symbol(NamedTuple):
@@ -95,7 +110,10 @@ class ElfSymbols:
 
     def symbols_named(self, name: str) -> list[Symbol]:
         """See SymbolTable."""
-        numbers = self._records_named(list(self._string_offsets(name.encode())))
+        offsets = list(self._string_offsets(name.encode()))
+        if not offsets:
+            offsets = [at for cut in CUT_AT for at in self._string_offsets(name.encode() + cut + b"0")]
+        numbers = self._records_named(offsets)
         found = [symbol for number in numbers if (symbol := self._decode(number, name))]
         return sorted(found, key=lambda symbol: symbol.address)
 
@@ -140,7 +158,7 @@ class ElfSymbols:
             _name, info, _other, section, value, size = fields
         else:
             _name, value, size, info, _other, section = fields
-        if section == SHN_UNDEF or info & 15 in (STT_SECTION, STT_FILE):
+        if section == SHN_UNDEF or info & 15 == STT_FILE:
             return None
         return Symbol(name, self._moved(value, section), self._letter(info, section), size)
 
@@ -192,32 +210,51 @@ class ElfSymbols:
         usable = len(self._table) // self._record.size * self._record.size
         rows = np.frombuffer(self._table[:usable], dtype=np.dtype(fields))
         kind = rows["info"] & 15
-        wanted = (
-            (rows["shndx"] != SHN_UNDEF) & (kind != STT_SECTION) & (kind != STT_FILE) & (rows["name"] != 0)
-        )
-        indices = np.nonzero(wanted)[0]
+        named = (rows["name"] != 0) & (kind != STT_SECTION)
+        # Sections count as symbols behind the start of the image, as crash has it.
+        section = (kind == STT_SECTION) & (rows["value"] > self._fixed_below)
+        wanted = (rows["shndx"] != SHN_UNDEF) & (kind != STT_FILE) & (named | section)
+        # Absolute symbols that are local or below the image are constants, no addresses.
+        local = (rows["info"] >> 4 == STB_LOCAL) | (rows["value"] < self._fixed_below)
+        indices = np.nonzero(wanted & ~((rows["shndx"] == SHN_ABS) & local))[0]
         values = rows["value"][indices].astype(np.uint64)
         values = np.where(values >= self._fixed_below, values + np.uint64(self.bias & (1 << 64) - 1), values)
         by_address = np.argsort(values, kind="stable")
         return values[by_address], indices[by_address]
 
     def _numbered(self, number: int) -> Symbol:
-        start = self._record.unpack_from(self._table, number * self._record.size)[0]
-        end = self._strings.find(b"\0", start)
-        symbol = self._decode(number, self._strings[start : max(end, start)].decode("utf-8", "replace"))
+        fields = self._record.unpack_from(self._table, number * self._record.size)
+        info, section = (fields[1], fields[3]) if self._wide else (fields[3], fields[5])
+        if info & 15 == STT_SECTION and section < len(self.elf.section_list):
+            name = self.elf.section_list[section].name
+        else:
+            end = self._strings.find(b"\0", fields[0])
+            name = plain_name(self._strings[fields[0] : max(end, fields[0])])
+        symbol = self._decode(number, name)
         assert symbol is not None  # _sorted leaves the others out
         return symbol
 
     def at(self, address: int) -> Symbol | None:
-        """See SymbolTable. Of several symbols at one address, the first in the file."""
+        """See SymbolTable. Of several symbols at one address, by name: the first if ``address``
+        is exactly theirs, else the last (as crash chooses)."""
         import numpy as np
 
-        addresses, numbers = self._sorted
+        addresses, _numbers = self._sorted
         place = int(np.searchsorted(addresses, np.uint64(address), side="right")) - 1
         if place < 0:
             return None
-        place = int(np.searchsorted(addresses, addresses[place], side="left"))
-        return self._numbered(int(numbers[place]))
+        group = self._group(int(addresses[place]))
+        return group[0] if group[0].address == address else group[-1]
+
+    def _group(self, address: int) -> list[Symbol]:
+        """The symbols at exactly that address, by name."""
+        import numpy as np
+
+        addresses, numbers = self._sorted
+        low = int(np.searchsorted(addresses, np.uint64(address), side="left"))
+        high = int(np.searchsorted(addresses, np.uint64(address), side="right"))
+        found = [self._numbered(number) for number in numbers[low:high].tolist()]
+        return sorted(found, key=lambda symbol: symbol.name)
 
     def neighbours(self, address: int) -> tuple[Symbol | None, Symbol | None]:
         """The symbols next below and next above the one at ``address``."""
@@ -227,13 +264,14 @@ class ElfSymbols:
         below = int(np.searchsorted(addresses, np.uint64(address), side="left")) - 1
         above = int(np.searchsorted(addresses, np.uint64(address), side="right"))
         return (
-            self._numbered(int(numbers[below])) if below >= 0 else None,
-            self._numbered(int(numbers[above])) if above < len(numbers) else None,
+            self._group(int(addresses[below]))[-1] if below >= 0 else None,
+            self._group(int(addresses[above]))[0] if above < len(numbers) else None,
         )
 
     def all(self) -> Sequence[Symbol]:
         """See SymbolTable."""
-        return [self._numbered(number) for number in self._sorted[1].tolist()]
+        found = [self._numbered(number) for number in self._sorted[1].tolist()]
+        return sorted(found, key=lambda symbol: (symbol.address, symbol.name))
 
     def link_address(self, name: str) -> int | None:
         """Where ``name`` was linked, before KASLR; None if there is no such symbol."""
@@ -286,14 +324,12 @@ class ListedSymbols:
         place = bisect_right(self._addresses, address) - 1
         if place < 0 or not self.covers(address):
             return None
-        while place and self._addresses[place - 1] == self._addresses[place]:
-            place -= 1
+        if self._addresses[place] == address:
+            place = bisect_left(self._addresses, address)
         return self._symbols[place]
 
     def neighbours(self, address: int) -> tuple[Symbol | None, Symbol | None]:
         """The symbols next below and next above the one at ``address``."""
-        from bisect import bisect_left
-
         below, above = bisect_left(self._addresses, address) - 1, bisect_right(self._addresses, address)
         return (
             self._symbols[below] if below >= 0 else None,

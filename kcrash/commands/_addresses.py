@@ -1,0 +1,71 @@
+"""Addresses as users type them, and how a failed read is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kcrash.errors import CommandError, KcrashError
+from kcrash.session import Session
+
+MAX_ALTERNATIVES = 200
+
+
+def parse_address(session: Session, text: str) -> int:
+    """An address: hexadecimal digits, a symbol, ``symbol+offset`` or an expression in parentheses.
+
+    Raises CommandError, which lists symbols of a similar name as crash does.
+    """
+    try:
+        return int(text, 16)
+    except ValueError:
+        pass
+    found = session.symbols.find(text)
+    if found is not None:
+        return found
+    if text.startswith("("):
+        return evaluate(session, text)
+    name, sign, offset = text.partition("+") if "+" in text else text.partition("-")
+    base = session.symbols.find(name.strip()) if sign else None
+    if base is None:
+        raise CommandError("\n".join(not_found(session, text)))
+    try:
+        delta = int(offset, 0)
+    except ValueError:
+        raise CommandError(f"not a number: {offset}") from None
+    return base + delta if sign == "+" else base - delta
+
+
+def evaluate(session: Session, text: str) -> int:
+    """The value of a C expression as an address."""
+    from kcrash.values.expression import evaluate as expression
+
+    return int(expression(session, text)) & session.word_mask
+
+
+def not_found(session: Session, name: str) -> Iterator[str]:
+    """The lines that say that there is no such symbol, and which ones come near."""
+    yield f"symbol not found: {name}"
+    yield "possible alternatives:"
+    count = 0
+    for symbol in session.symbols.all():
+        if name and name in symbol.name:
+            count += 1
+            yield f"  {symbol.address:x} ({symbol.type}) {symbol.name}"
+            if count == MAX_ALTERNATIVES:
+                yield "  ..."
+                return
+    if not count:
+        yield "  (none found)"
+
+
+def parse_number(text: str) -> int:
+    """A count: decimal, or hexadecimal with 0x. Raises CommandError."""
+    try:
+        return int(text, 0) if text.lower().startswith("0x") else int(text)
+    except ValueError:
+        raise CommandError(f"not a valid number: {text}") from None
+
+
+def describe(error: KcrashError) -> str:
+    """The error as the one line a listing shows."""
+    return str(error)
