@@ -79,7 +79,7 @@ def rd(context: Context, args: Arguments) -> Iterator[Item]:
     """See the command's help."""
     session = context.session
     address = parse_address(session, args.address) + (args.o or 0) & session.word_mask
-    space, read = _space(context, args, address)
+    read = _reader(context, args, address)
     size = _word_size(args, session)
     count = _count(session, args, address, size)
     if args.R:
@@ -95,23 +95,21 @@ def rd(context: Context, args: Arguments) -> Iterator[Item]:
 Read = Callable[[int, int], bytes]
 
 
-def _space(context: Context, args: Arguments, address: int) -> tuple[str, Read]:
-    """The name of the space to read, and its reader."""
+def _reader(context: Context, args: Arguments, address: int) -> Read:
+    """How the asked address space is read."""
     session = context.session
     if args.p or args.m:
-        return "physical", session.physical.read
+        return session.physical.read
     if args.f:
-        return "file", _file_reader(session)
-    if args.u or (
-        not args.p and address < session.layout.paging.user_end and not _fits_kernel(session, address)
-    ):
-        return "user", _user_reader(context)
-    return "kernel", session.memory.read
+        return _file_reader(session)
+    if args.u or _is_user(session, address):
+        return _user_reader(context)
+    return session.memory.read
 
 
-def _fits_kernel(session: Session, address: int) -> bool:
-    """True where an address is the kernel's though it looks like user space (as on s390x)."""
-    return session.memory.try_read(address, 1) is not None and address >= session.layout.paging.user_end
+def _is_user(session: Session, address: int) -> bool:
+    """True for an address of user space that is not the kernel's too (as low ones of s390x are)."""
+    return address < session.layout.paging.user_end and session.memory.try_read(address, 1) is None
 
 
 def _user_reader(context: Context) -> Read:

@@ -65,8 +65,13 @@ def for_each_module(session: Session) -> Iterator[Module | KcrashError]:
 
 
 def modules(session: Session) -> list[Module]:
-    """The modules that can be read, oldest first as crash lists them; kept."""
-    return session.memo("modules", lambda: [m for m in for_each_module(session) if isinstance(m, Module)])
+    """The modules that can be read, by address as crash lists them; kept."""
+
+    def read() -> list[Module]:
+        found = (module for module in for_each_module(session) if isinstance(module, Module))
+        return sorted(found, key=lambda module: module.base)
+
+    return session.memo("modules", read)
 
 
 def _read_module(session: Session, address: int) -> Module:
@@ -102,6 +107,27 @@ def _memory_types(session: Session) -> dict[str, int]:
     if found is None:
         return {}
     return {n: v for n, v in found[0].enumerators.items() if n != "MOD_MEM_NUM_TYPES" and n != "MOD_INVALID"}
+
+
+def module_taints(session: Session, module: Module) -> str:
+    """The letters of what the module taints the kernel with (kernel/panic.c: taint_flags)."""
+    if not session.types.has("struct module", "taints"):
+        return ""
+    mask = int(session.value("struct module", module.address).taints)
+    return "".join(letter for bit, letter in enumerate(taint_letters(session)) if mask >> bit & 1)
+
+
+def taint_letters(session: Session) -> str:
+    """The letter of each taint bit. Linux commit 7fd8329ba502 ("taint/module: Clean up global and
+    module taint flags handling") in v4.10 made taint_flags; before, the letters are those of v4.9."""
+    table = session.symbols.find_kernel("taint_flags")
+    if table is None or not session.types.has("struct taint_flag", "c_true"):
+        return "PFSRMBUDAWCIOEL"
+    size, offset = session.types.size("struct taint_flag"), session.types.offset("struct taint_flag", "c_true")
+    symbol = session.symbols.symbol("taint_flags")
+    count = min((symbol.size if symbol else 0) // size or 18, 64)
+    data = session.memory.read(table, count * size)
+    return "".join(chr(data[i * size + offset]) for i in range(count))
 
 
 def module_symbols(session: Session, module: Module) -> list[Symbol]:
