@@ -126,7 +126,7 @@ DW_OP_plus_uconst = 0x23
 # Line number program (sections 7.22 and 6.2.5).
 DW_LNS_copy, DW_LNS_advance_pc, DW_LNS_advance_line, DW_LNS_set_file, DW_LNS_set_column = range(1, 6)
 DW_LNS_negate_stmt, DW_LNS_set_basic_block, DW_LNS_const_add_pc, DW_LNS_fixed_advance_pc = range(6, 10)
-DW_LNE_end_sequence, DW_LNE_set_address = 1, 2
+DW_LNE_end_sequence, DW_LNE_set_address, DW_LNE_set_discriminator = 1, 2, 4
 DW_LNCT_path, DW_LNCT_directory_index = 1, 2
 
 # Range list entries (section 7.25).

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from kcrash.types.dwarf import constants as dw
@@ -24,14 +25,66 @@ class LineInfo(NamedTuple):
     line: int
 
 
-class _Sequence(NamedTuple):
-    """Rows of one run of code; row i holds for addresses up to that of row i + 1."""
+_STATEMENT, _DISCRIMINATED = 1, 2
 
-    low: int
-    high: int
-    addresses: array[int]
-    files: array[int]
-    lines: array[int]
+
+class _Sequence:
+    """Rows of one run of code without holes, up to ``high``, in order of address.
+
+    ``flags``: _STATEMENT where is_stmt is set, _DISCRIMINATED where the line so
+    far has had a discriminator. Row i holds for addresses up to that of row i + 1.
+    """
+
+    __slots__ = ("_shown", "addresses", "files", "flags", "high", "lines", "low")
+
+    def __init__(
+        self, addresses: array[int], files: array[int], lines: array[int], flags: array[int], high: int
+    ) -> None:
+        if any(low > next_low for low, next_low in pairwise(addresses)):
+            order = sorted(range(len(addresses)), key=addresses.__getitem__)
+            columns = (addresses, files, lines, flags)
+            addresses, files, lines, flags = (
+                array(column.typecode, [column[at] for at in order]) for column in columns
+            )
+        self.low, self.high = addresses[0], high
+        self.addresses, self.files, self.lines, self.flags = addresses, files, lines, flags
+        self._shown: bytearray | None = None
+
+    def last_row(self, address: int) -> int:
+        """The last row that applies to an address."""
+        return bisect_right(self.addresses, address) - 1
+
+    def statement_row(self, address: int) -> int | None:
+        """The row that gdb shows for an address: of those it keeps for the nearest address
+        the last at which a statement starts, or else the last (gdb/symtab.c, find_pc_sect_line)."""
+        if self._shown is None:
+            self._shown = self._show()
+        last = self._shown.rfind(1, 0, bisect_right(self.addresses, address))
+        if last < 0:
+            return None
+        first = bisect_left(self.addresses, self.addresses[last])
+        kept = (row for row in range(last, first - 1, -1) if self._shown[row])
+        return next((row for row in kept if self.flags[row] & _STATEMENT), last)
+
+    def _show(self) -> bytearray:
+        """1 for each row that gdb keeps (gdb/dwarf2/read.c, lnp_state_machine::record_line)."""
+        shown = bytearray(len(self.addresses))
+        last_file = last_line = last_address = -1
+        seen = 0  # a statement starts at last_address
+        start = 0  # the first row for last_address
+        for row, address in enumerate(self.addresses):
+            file, line, flags = self.files[row], self.lines[row], self.flags[row]
+            if address != last_address:
+                start, seen, last_address = row, 0, address
+            changed = file != last_file
+            if line and (flags & _STATEMENT or not (changed and seen)):
+                if changed and start < row:  # what another file has at this address is not shown
+                    shown[start:row] = bytes(row - start)
+                if changed or line != last_line or not flags & _DISCRIMINATED:
+                    shown[row] = 1
+                    last_file, last_line = file, line
+            seen |= flags & _STATEMENT
+        return shown
 
 
 class LineTables:
@@ -87,7 +140,8 @@ class LineTable:
         self._minimum = data[position]
         position += 1 if self.version < 4 else 2  # maximum_operations_per_instruction: 1 but for VLIW
         fields = struct.unpack_from("<BbBB", data, position)
-        _default_is_stmt, self._line_base, self._line_range, self._opcode_base = fields
+        default_is_stmt, self._line_base, self._line_range, self._opcode_base = fields
+        self.default_is_stmt = int(bool(default_is_stmt))
         if not self._line_range or not self._opcode_base:
             raise Malformed(f"a line table without line range at {offset:#x}")
         position += 4
@@ -171,18 +225,28 @@ class LineTable:
         parts = [self._directory, inside, name]
         return "/".join(part for part in parts if part)
 
+    def same_files(self) -> list[int]:
+        """For each file number the first of the same file: version 5 names the file of a unit twice."""
+        first: dict[tuple[str, int], int] = {}
+        return [first.setdefault(entry, number) for number, entry in enumerate(self._files)]
+
     # -- rows
 
-    def find(self, address: int) -> LineInfo | None:
-        """The line of an address; None if the table does not cover it. Raises Malformed."""
+    def find(self, address: int, *, last_row: bool = False) -> LineInfo | None:
+        """The line of an address; None if the table does not cover it. Raises Malformed.
+
+        As gdb has it, or with ``last_row`` that of the last row that applies, as addr2line has it.
+        """
         if self._sequences is None:
-            self._sequences = sorted(self._run(), key=lambda sequence: sequence[:2])
+            self._sequences = sorted(self._run(), key=lambda sequence: (sequence.low, sequence.high))
             self._lows = [sequence.low for sequence in self._sequences]
         index = bisect_right(self._lows, address) - 1
         for at in range(index, max(-1, index - 8), -1):
             sequence = self._sequences[at]
             if address < sequence.high:
-                row = bisect_right(sequence.addresses, address) - 1
+                row = sequence.last_row(address) if last_row else sequence.statement_row(address)
+                if row is None:
+                    return None
                 return LineInfo(self.file_name(sequence.files[row]), sequence.lines[row])
         return None
 
@@ -212,29 +276,45 @@ class _Program:
 
     def _clear(self) -> None:
         self.addresses, self.files, self.lines = array("Q"), array("I"), array("I")
+        self.flags = array("B")
+        self.statement = self.table.default_is_stmt
+        self.discriminator = self.discriminated = 0
 
     def run(self) -> list[_Sequence]:
         table, data = self.table, self.data
         base, minimum, advances, moves = table._opcode_base, table._minimum, self.advances, self.moves
+        same = table.same_files()
+        first_file = same[1] if len(same) > 1 else 1
         position, end = table._start, len(data)
-        address, file, line = 0, 1, 1
+        address, file, line = 0, first_file, 1
         while position < end:
             opcode = data[position]
             position += 1
             if opcode >= base:
                 address += advances[opcode]
-                line += moves[opcode]
+                if moves[opcode]:
+                    line += moves[opcode]
+                    self.discriminated = self.discriminator
                 self._row(address, file, line)
+            elif opcode == dw.DW_LNS_set_column:  # by far the most frequent of the others
+                position += 1
+                while data[position - 1] >= 0x80:
+                    position += 1
+            elif opcode == dw.DW_LNS_negate_stmt:
+                self.statement ^= 1
             elif opcode == dw.DW_LNS_copy:
                 self._row(address, file, line)
             elif opcode == dw.DW_LNS_advance_line:
                 step, position = sleb(data, position)
                 line += step
+                if step:
+                    self.discriminated = self.discriminator
             elif opcode == dw.DW_LNS_advance_pc:
                 step, position = uleb(data, position)
                 address += step * minimum
             elif opcode == dw.DW_LNS_set_file:
                 file, position = uleb(data, position)
+                file = same[file] if file < len(same) else file
             elif opcode == dw.DW_LNS_const_add_pc:
                 address += advances[255]
             elif opcode == dw.DW_LNS_fixed_advance_pc:
@@ -247,38 +327,31 @@ class _Program:
                 length, position = uleb(data, position)
                 if length and data[position] == dw.DW_LNE_end_sequence:
                     self._end_sequence(address & _MASK)
-                    address, file, line = 0, 1, 1
+                    address, file, line = 0, first_file, 1
                 elif length and data[position] == dw.DW_LNE_set_address:
                     address = self._address(position + 1, length - 1)
+                elif length and data[position] == dw.DW_LNE_set_discriminator:
+                    self.discriminator = _DISCRIMINATED if uleb(data, position + 1)[0] else 0
+                    self.discriminated |= self.discriminator
                 position += length
         return self.sequences
 
     def _address(self, position: int, size: int) -> int:
         if size not in (2, 4, 8):
             raise Malformed(f"a {size}-byte address in a line program")
-        value: int = struct.unpack_from(
-            self.table.info.order + {2: "H", 4: "I", 8: "Q"}[size], self.data, position
-        )[0]
+        code = self.table.info.order + {2: "H", 4: "I", 8: "Q"}[size]
+        value: int = struct.unpack_from(code, self.data, position)[0]
         return value
 
     def _row(self, address: int, file: int, line: int) -> None:
-        addresses = self.addresses
-        address &= _MASK
-        if addresses and addresses[-1] == address:  # of rows for one address the last one counts
-            self.files[-1], self.lines[-1] = file & 0xFFFFFFFF, line & 0xFFFFFFFF
-            return
-        addresses.append(address)
+        self.addresses.append(address & _MASK)
         self.files.append(file & 0xFFFFFFFF)
         self.lines.append(line & 0xFFFFFFFF)
+        self.flags.append(self.statement | self.discriminated)
+        self.discriminator = 0
 
     def _end_sequence(self, high: int) -> None:
-        addresses, files, lines = self.addresses, self.files, self.lines
+        columns = self.addresses, self.files, self.lines, self.flags
         self._clear()
-        if not addresses:
-            return
-        if any(addresses[at] > addresses[at + 1] for at in range(len(addresses) - 1)):
-            order = sorted(range(len(addresses)), key=addresses.__getitem__)
-            addresses = array("Q", [addresses[at] for at in order])
-            files = array("I", [files[at] for at in order])
-            lines = array("I", [lines[at] for at in order])
-        self.sequences.append(_Sequence(addresses[0], high, addresses, files, lines))
+        if columns[0]:
+            self.sequences.append(_Sequence(*columns, high))

@@ -84,11 +84,11 @@ class Scopes:
         name = inherited(die, dw.DW_AT_name).name
         return FunctionInfo(name, low, high, self.converter.parameters(die))
 
-    def line_of(self, address: int) -> LineInfo | None:
-        """The source line of an address. Raises Malformed."""
+    def line_of(self, address: int, *, last_row: bool) -> LineInfo | None:
+        """The source line of an address (see LineTable.find). Raises Malformed."""
         unit = self.addresses.unit(address)
         table = self.lines.of(unit) if unit else None
-        return table.find(address) if table else None
+        return table.find(address, last_row=last_row) if table else None
 
     def inline_frames(self, address: int) -> list[Frame]:
         """The functions at an address, the innermost first; empty if none is known. Raises Malformed."""
@@ -97,7 +97,7 @@ class Scopes:
         if unit is None or found is None:
             return []
         table = self.lines.of(unit)
-        place = (table.find(address) if table else None) or LineInfo("", 0)
+        place = (table.find(address, last_row=True) if table else None) or LineInfo("", 0)
         frames: list[Frame] = []
         for die in reversed(self._inlined(found[2], address)):
             frames.append(Frame(inherited(die, dw.DW_AT_name).name, place.file, place.line, True))

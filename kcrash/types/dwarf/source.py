@@ -219,9 +219,13 @@ class DwarfSource:
     # -- addresses (link-time ones: the caller subtracts what KASLR added)
 
     @guarded
-    def line_of(self, address: int) -> LineInfo | None:
-        """File and line of an address, as addr2line prints them; None if unknown."""
-        return self._scopes.line_of(address)
+    def line_of(self, address: int, *, last_row: bool = False) -> LineInfo | None:
+        """File and line of an address; None if unknown.
+
+        Where several rows of the line table are for one address, crash and gdb
+        show the one at which a statement starts, addr2line the last (``last_row``).
+        """
+        return self._scopes.line_of(address, last_row=last_row)
 
     @guarded
     def inline_frames(self, address: int) -> list[Frame]:
