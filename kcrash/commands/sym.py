@@ -75,9 +75,8 @@ def _all(session: Session) -> Iterator[Item]:
 
 def _module(session: Session, name: str) -> Iterator[Item]:
     """A module's symbols between the marks of its memory."""
-    session.symbols.find("")  # makes the tables
     module = next(m for m in modules(session) if m.name == name)
-    table = session.symbols.modules.get(name)
+    table = session.symbols.module_table(name)
     marks = [(r.start, f"MODULE {_region(r.name)}START: {name}") for r in module.regions]
     ends = [(r.start + r.size, f"MODULE {_region(r.name)}END: {name}") for r in module.regions]
     entries: list[tuple[int, int, str | Symbol]] = [(a, 1, text) for a, text in marks]

@@ -366,6 +366,10 @@ class Symbols:
             load()
         return self.modules
 
+    def module_table(self, name: str) -> ListedSymbols | None:
+        """The table of a module, or None if it is not loaded."""
+        return self._modules().get(name)
+
     def symbol(self, name: str) -> Symbol | None:
         """The symbol ``name``: the kernel's, else the first module's that has it."""
         if name not in self._found:
