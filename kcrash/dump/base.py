@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kcrash.errors import MemoryFault
+from kcrash.errors import BadFormat, MemoryFault
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,7 +113,9 @@ class Dump(ABC):
         """
 
     @abstractmethod
-    def read_pages(self, pfns: NDArray[np.uint64], page_size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def read_pages(
+        self, pfns: NDArray[np.uint64], page_size: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Many pages at once.
 
         ``pfns``: page frame numbers in units of ``page_size`` (a multiple of or
@@ -129,6 +131,10 @@ class Dump(ABC):
     @abstractmethod
     def ranges(self) -> list[PhysicalRange]:
         """Physical ranges of the machine's RAM that the container knows of, sorted, merged."""
+
+    def joined(self, others: Sequence[Dump]) -> Dump:
+        """The one dump of which this and ``others`` are the parts. Raises BadFormat if they are not."""
+        raise BadFormat(self.path, f"is a whole dump, and {others[0].path} was given too")
 
     def close(self) -> None:
         """Give back the file. Reading afterwards is an error."""

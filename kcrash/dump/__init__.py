@@ -1,0 +1,53 @@
+"""Dump files become physical memory and notes.
+
+Importing this package registers every format that it holds: one module each.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from kcrash.dump.base import Dump, formats
+from kcrash.dump.identify import describe, identify, is_vmlinux
+from kcrash.dump.source import Source, open_source
+from kcrash.errors import BadFormat
+
+__all__ = ["identify", "is_vmlinux", "open_dump"]
+
+# A module whose name begins with "_" is a part of another one, imported when that needs it.
+for _module in sorted(info.name for info in pkgutil.iter_modules(__path__) if info.name[0] != "_"):
+    import_module(f"{__name__}.{_module}")
+
+
+def open_dump(paths: Sequence[str | Path]) -> Dump:
+    """Open a dump: one file, or all files of a split one in any order.
+
+    The format is found by content. Raises BadFormat, whose text says what was
+    seen instead.
+    """
+    if not paths:
+        raise ValueError("open_dump() needs a path")
+    dumps: list[Dump] = []
+    try:
+        for path in paths:
+            dumps.append(_open_one(open_source(path)))
+        return dumps[0] if len(dumps) == 1 else dumps[0].joined(dumps[1:])
+    except BaseException:
+        for dump in dumps:
+            dump.close()
+        raise
+
+
+def _open_one(source: Source) -> Dump:
+    try:
+        for entry in formats():
+            dump = entry.probe(source)
+            if dump is not None:
+                return dump
+        raise BadFormat(source.path, describe(source))
+    except BaseException:
+        source.close()
+        raise

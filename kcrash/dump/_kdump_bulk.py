@@ -1,0 +1,248 @@
+"""Many pages of a kdump-compressed dump at once, by vectors.
+
+Imported by the first such read only: it needs numpy, which takes longer to
+import than a small dump takes to open.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from kcrash.dump.base import CORRUPT, EXCLUDED, NOT_IN_DUMP, PRESENT, TRUNCATED
+from kcrash.dump.codecs import CODEC_MASK, CODEC_NAMES, CorruptPage
+from kcrash.errors import BadFormat
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from numpy.typing import NDArray
+
+    from kcrash.dump.kdump import KdumpDump, Part
+    from kcrash.dump.source import Source
+
+BATCH = 8192  # pages whose descriptors are looked at together
+MAX_RUN = 1 << 20  # bytes of a file read at once
+MAX_GAP = 1 << 14  # unwanted bytes between two wanted ones that are read rather than skipped
+THREADED = 256  # pages from which threads are worth their start
+MAX_WORKERS = 8
+DESCRIPTOR_SIZE = 24
+
+
+class Located(NamedTuple):
+    """Of each page: its state, the number of its part, its rank among the pages of that part."""
+
+    states: NDArray[np.uint8]
+    part: NDArray[np.int64]
+    rank: NDArray[np.int64]
+
+
+class Descriptors(NamedTuple):
+    """Columns of page descriptors; ``states`` is what they say of their pages."""
+
+    offset: NDArray[np.int64]
+    size: NDArray[np.int64]
+    flags: NDArray[np.uint32]
+    states: NDArray[np.uint8]
+
+
+def page_states(dump: KdumpDump, pfns: NDArray[np.uint64], page_size: int) -> NDArray[np.uint8]:
+    """See Dump.page_states(). Descriptors are read only if the file looks cut."""
+    blocks, shape = _blocks(dump, pfns, page_size)
+    states = np.empty(len(blocks), dtype=np.uint8)
+    for at in range(0, len(blocks), BATCH * 16):
+        states[at : at + BATCH * 16] = _states(dump, blocks[at : at + BATCH * 16])
+    return states.reshape(shape).max(axis=1) if len(blocks) else states
+
+
+def _states(dump: KdumpDump, blocks: NDArray[np.int64]) -> NDArray[np.uint8]:
+    found = _locate(dump, blocks, ranks=dump.cut)
+    if dump.cut:
+        for number, part in enumerate(dump.parts):
+            rows = np.flatnonzero((found.states == PRESENT) & (found.part == number))
+            found.states[rows] = _descriptors(dump, part, found.rank[rows]).states
+        found.states[found.states == CORRUPT] = PRESENT  # said when it is read
+    return found.states
+
+
+def read_pages(
+    dump: KdumpDump, pfns: NDArray[np.uint64], page_size: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """See Dump.read_pages(). Pages may also be fractions of the dump's blocks."""
+    blocks, shape = _blocks(dump, pfns, page_size)
+    data = np.zeros((len(pfns), page_size), dtype=np.uint8)
+    if page_size < dump.block_size:
+        return data, _read_fractions(dump, pfns, data)
+    states = np.empty(len(blocks), dtype=np.uint8)
+    rows = data.reshape(len(blocks), dump.block_size)
+    for at in range(0, len(blocks), BATCH):
+        part = slice(at, at + BATCH)
+        _read_batch(dump, blocks[part], rows[part], states[part])
+    states = states.reshape(shape).max(axis=1) if len(blocks) else states
+    data[states != PRESENT] = 0
+    return data, states
+
+
+def _blocks(
+    dump: KdumpDump, pfns: NDArray[np.uint64], page_size: int
+) -> tuple[NDArray[np.int64], tuple[int, int]]:
+    """The dump's blocks that make up the pages, and the shape (pages, blocks a page)."""
+    block = dump.block_size
+    if page_size <= 0 or (page_size % block and block % page_size):
+        raise ValueError(f"page size {page_size} does not fit blocks of {block} bytes")
+    pfns = np.minimum(np.asarray(pfns, dtype=np.uint64), np.uint64(1 << 52)).astype(np.int64)
+    if page_size <= block:
+        return pfns // (block // page_size), (len(pfns), 1)
+    each = page_size // block
+    return (pfns[:, None] * each + np.arange(each)).reshape(-1), (len(pfns), each)
+
+
+def _read_fractions(dump: KdumpDump, pfns: NDArray[np.uint64], data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pages smaller than a block: each block is read once."""
+    page_size = data.shape[1]
+    each = dump.block_size // page_size
+    states = np.empty(len(pfns), dtype=np.uint8)
+    blocks, which = np.unique(np.asarray(pfns, dtype=np.uint64) // np.uint64(each), return_inverse=True)
+    inner = (np.asarray(pfns, dtype=np.uint64) % np.uint64(each)).astype(np.int64)
+    for at in range(0, len(blocks), BATCH // 16):
+        whole, found = read_pages(dump, blocks[at : at + BATCH // 16], dump.block_size)
+        rows = np.flatnonzero((which >= at) & (which < at + BATCH // 16))
+        data[rows] = whole.reshape(-1, each, page_size)[which[rows] - at, inner[rows]]
+        states[rows] = found[which[rows] - at]
+    return states
+
+
+def _locate(dump: KdumpDump, blocks: NDArray[np.int64], ranks: bool) -> Located:
+    states = np.full(len(blocks), NOT_IN_DUMP, dtype=np.uint8)
+    part_of = np.full(len(blocks), -1, dtype=np.int64)
+    rank = np.zeros(len(blocks), dtype=np.int64)
+    for number, part in enumerate(dump.parts):
+        rows = np.flatnonzero((blocks >= part.start) & (blocks < part.end))
+        if ranks:
+            dumped, below = part.dumped.test_rank_many(blocks[rows])
+            rank[rows] = below - part.dumped.rank(part.start)
+        else:
+            dumped = part.dumped.test_many(blocks[rows])
+        part_of[rows] = number
+        states[rows] = np.where(dumped, PRESENT, EXCLUDED)
+    missing = np.flatnonzero(states == EXCLUDED)
+    states[missing[~dump.parts[0].ram.test_many(blocks[missing])]] = NOT_IN_DUMP
+    return Located(states, part_of, rank)
+
+
+def _read_batch(
+    dump: KdumpDump, blocks: NDArray[np.int64], data: NDArray[np.uint8], states: NDArray[np.uint8]
+) -> None:
+    found = _locate(dump, blocks, ranks=True)
+    states[:] = found.states
+    if dump.zero_excluded:
+        states[states == EXCLUDED] = PRESENT
+    for number, part in enumerate(dump.parts):
+        rows = np.flatnonzero((found.states == PRESENT) & (found.part == number))
+        described = _descriptors(dump, part, found.rank[rows])
+        states[rows] = described.states
+        good = np.flatnonzero(described.states == PRESENT)
+        order = good[np.argsort(described.offset[good], kind="stable")]
+        jobs = [
+            Job(dump, part.source, rows[run], *(column[run] for column in described[:3]), data, states)
+            for run in _close_together(order, described.offset, described.size)
+        ]
+        _run(jobs, len(order))
+
+
+def _descriptors(dump: KdumpDump, part: Part, ranks: NDArray[np.int64]) -> Descriptors:
+    """The descriptors of these ranks in a part."""
+    raw = np.zeros((len(ranks), DESCRIPTOR_SIZE), dtype=np.uint8)
+    there = np.zeros(len(ranks), dtype=np.bool_)
+    order = np.argsort(ranks, kind="stable")
+    at = ranks * DESCRIPTOR_SIZE
+    for run in _close_together(order, at, np.full(len(ranks), DESCRIPTOR_SIZE)):
+        start = int(at[run[0]])
+        block = part.source.read_at(part.descriptors + start, int(at[run[-1]]) + DESCRIPTOR_SIZE - start)
+        whole = np.frombuffer(block, dtype=np.uint8)[: len(block) // DESCRIPTOR_SIZE * DESCRIPTOR_SIZE]
+        index = ranks[run] - ranks[run[0]]
+        inside = index < len(whole) // DESCRIPTOR_SIZE
+        raw[run[inside]] = whole.reshape(-1, DESCRIPTOR_SIZE)[index[inside]]
+        there[run[inside]] = True
+    return _judge(dump, part, raw, there)
+
+
+def _judge(dump: KdumpDump, part: Part, raw: NDArray[np.uint8], there: NDArray[np.bool_]) -> Descriptors:
+    order = part.header.order
+    columns = raw.view(
+        [("offset", order + "u8"), ("size", order + "u4"), ("flags", order + "u4"), ("page", "u8")]
+    )
+    offset = np.minimum(columns["offset"][:, 0], np.uint64(1 << 62)).astype(np.int64)
+    size = columns["size"][:, 0].astype(np.int64)
+    flags = columns["flags"][:, 0].astype(np.uint32)
+    codec = flags & np.uint32(CODEC_MASK)
+    absurd = (size == 0) | (size > np.where(codec != 0, 2 * dump.block_size, dump.block_size))
+    absurd |= ~np.isin(codec, list(CODEC_NAMES))
+    states = np.full(len(raw), PRESENT, dtype=np.uint8)
+    states[offset + size > part.source.size] = TRUNCATED
+    states[absurd] = CORRUPT
+    states[~there | (offset == 0)] = TRUNCATED
+    return Descriptors(offset, size, flags, states)
+
+
+def _close_together(
+    order: NDArray[np.int64], at: NDArray[np.int64], size: NDArray[np.int64]
+) -> Iterator[NDArray[np.int64]]:
+    """Cut ``order`` (indices by ascending ``at``) where the gap to the next is wide, and about every MAX_RUN."""
+    if not len(order):
+        return
+    starts, ends = at[order], at[order] + size[order]
+    wide = starts[1:] > np.maximum.accumulate(ends)[:-1] + MAX_GAP
+    full = np.diff(starts // MAX_RUN) != 0
+    yield from np.split(order, np.flatnonzero(wide | full) + 1)
+
+
+class Job(NamedTuple):
+    """Pages whose stored data lie close together; ``rows``: where they go in ``data`` and ``states``."""
+
+    dump: KdumpDump
+    source: Source
+    rows: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    size: NDArray[np.int64]
+    flags: NDArray[np.uint32]
+    data: NDArray[np.uint8]
+    states: NDArray[np.uint8]
+
+    def do(self) -> None:
+        """Read and decompress; a page that fails says so in ``states``."""
+        start = int(self.offset[0])
+        try:
+            stored = self.source.read_at(start, int((self.offset + self.size).max()) - start)
+        except BadFormat:
+            self.states[self.rows] = CORRUPT
+            return
+        out, block, unpack = memoryview(self.data.reshape(-1)), self.dump.block_size, self.dump.unpack
+        columns = (self.rows, self.offset - start, self.size, self.flags)
+        for row, at, size, flags in zip(*(column.tolist() for column in columns), strict=True):
+            piece = stored[at : at + size]
+            try:
+                out[row * block : (row + 1) * block] = unpack(piece, flags)
+            except CorruptPage:
+                self.states[row] = CORRUPT if len(piece) == size else TRUNCATED
+
+
+def _run(jobs: list[Job], pages: int) -> None:
+    if pages < THREADED or len(jobs) < 2 or (os.cpu_count() or 1) < 2:
+        for job in jobs:
+            job.do()
+        return
+    for _ in _executor().map(Job.do, jobs):
+        pass
+
+
+@lru_cache(maxsize=1)
+def _executor() -> ThreadPoolExecutor:
+    """Threads for decompression, which mostly runs without the interpreter's lock."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_WORKERS), thread_name_prefix="kcrash-pages")

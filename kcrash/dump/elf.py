@@ -1,0 +1,329 @@
+"""ELF vmcores: /proc/vmcore and copies of it, makedumpfile -E, QEMU's dump-guest-memory.
+
+ELF gABI for the container; kernel/crash_core.c and fs/proc/vmcore.c for what
+Linux puts in; QEMU dump/dump.c. Both classes and byte orders.
+
+Where segments overlap in physical memory, file bytes win over the zero-filled
+tail of another segment, and else the earlier program header wins. The tail of a
+segment whose p_memsz exceeds its p_filesz reads as zeros, as the gABI says.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from struct import Struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from kcrash.dump.base import (
+    NOT_IN_DUMP,
+    PRESENT,
+    TRUNCATED,
+    Dump,
+    DumpInfo,
+    Note,
+    PhysicalRange,
+    Utsname,
+    VirtualRange,
+    merge_ranges,
+    register_format,
+)
+from kcrash.dump.identify import ET_CORE, elf_type
+from kcrash.dump.intervals import resolve
+from kcrash.dump.notes import ERASEINFO, VMCOREINFO, find_note, read_notes
+from kcrash.dump.source import Source
+from kcrash.dump.vmcoreinfo import parse_vmcoreinfo
+from kcrash.errors import BadFormat, FaultReason, MemoryFault
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+PT_LOAD, PT_NOTE = 1, 4
+PN_XNUM = 0xFFFF
+NT_AUXV = 6  # only processes have one
+DUMP_ELF_INCOMPLETE = 1  # e_flags; makedumpfile.h
+MAX_SEGMENTS = 1 << 22
+MAX_RUN = 1 << 24  # bytes read at once by read_pages()
+ZERO_FILL = -1
+TOP = (1 << 64) - 1
+
+
+class Segment(NamedTuple):
+    """A program header, as Elf64_Phdr names its members (without the prefix)."""
+
+    type: int
+    flags: int
+    offset: int
+    vaddr: int
+    paddr: int
+    filesz: int
+    memsz: int
+    align: int
+
+
+class Header(NamedTuple):
+    """What is needed of the ELF header. ``shoff``: offset of section header 0, for PN_XNUM."""
+
+    bits: int
+    order: str
+    machine: int
+    phoff: int
+    shoff: int
+    flags: int
+    phentsize: int
+    phnum: int
+
+
+def read_header(source: Source) -> Header:
+    """The ELF header. Raises BadFormat."""
+    head = source.peek(64)
+    size = {1: 52, 2: 64}.get(head[4] if len(head) > 4 else 2)
+    if size is None or head[5:6] not in (b"\1", b"\2"):
+        raise BadFormat(source.path, "ELF header of unknown class or byte order", 4)
+    if len(head) < size:
+        raise BadFormat(source.path, f"ends within its ELF header, of {size} bytes", len(head))
+    bits, order = (32, 64)[head[4] - 1], "<>"[head[5] - 1]
+    fields = Struct(order + ("HHIIIIIHHHHHH" if bits == 32 else "HHIQQQIHHHHHH")).unpack_from(head, 16)
+    _, machine, _, _, phoff, shoff, flags, _, phentsize, phnum = fields[:10]
+    return Header(bits, order, machine, phoff, shoff, flags, phentsize, phnum)
+
+
+def read_segments(source: Source, header: Header) -> list[Segment]:
+    """All program headers. Raises BadFormat if the table does not fit into the file."""
+    size = 32 if header.bits == 32 else 56
+    count = _segment_count(source, header)
+    if count == 0:
+        raise BadFormat(source.path, "ELF core without program headers")
+    if header.phentsize != size:
+        raise BadFormat(source.path, f"program headers of {header.phentsize} bytes, not {size}")
+    if count > MAX_SEGMENTS or header.phoff + count * size > source.size:
+        what = f"{count} program headers at {header.phoff:#x} end beyond the file's {source.size} bytes"
+        raise BadFormat(source.path, what, header.phoff)
+    table = source.read_at(header.phoff, count * size)
+    if len(table) < count * size:
+        raise BadFormat(source.path, "ends within its program headers", header.phoff + len(table))
+    return list(_decode(table, header))
+
+
+def _segment_count(source: Source, header: Header) -> int:
+    """e_phnum; where that overflowed, sh_info of section header 0 (gABI "PN_XNUM")."""
+    if header.phnum != PN_XNUM:
+        return header.phnum
+    at = header.shoff + (28 if header.bits == 32 else 44)
+    field = source.read_at(at, 4) if header.shoff else b""
+    if len(field) < 4:
+        what = "more than 65534 program headers, but their number (section header 0) is missing"
+        raise BadFormat(source.path, what, at)
+    return int.from_bytes(field, "little" if header.order == "<" else "big")
+
+
+def _decode(table: bytes, header: Header) -> Iterator[Segment]:
+    if header.bits == 64:
+        yield from map(Segment._make, Struct(header.order + "IIQQQQQQ").iter_unpack(table))
+        return
+    for kind, offset, vaddr, paddr, filesz, memsz, flags, align in Struct(header.order + "8I").iter_unpack(
+        table
+    ):
+        yield Segment(kind, flags, offset, vaddr, paddr, filesz, memsz, align)
+
+
+class ElfDump(Dump):
+    """Physical memory of an ELF core.
+
+    ``segments``: its PT_LOADs with a physical address, in file order.
+    """
+
+    def __init__(self, source: Source) -> None:
+        header = read_header(source)
+        self.source = source
+        everything = read_segments(source, header)
+        unknown = (1 << header.bits) - 1  # /proc/kcore: p_paddr is -1 where there is none
+        self.segments = [s for s in everything if s.type == PT_LOAD and s.paddr != unknown and s.memsz]
+        notes = _notes(source, header, everything)
+        super().__init__(source.path, _info(source, header, self.segments, notes))
+        if not self.segments:
+            raise BadFormat(source.path, "ELF core without memory (no PT_LOAD with a physical address)")
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Parallel lists of disjoint pieces: start, end, and file offset of the start or ZERO_FILL."""
+        segments = self.segments
+        starts = [s.paddr for s in segments] * 2
+        ends = [min(s.paddr + min(s.filesz, s.memsz), TOP) for s in segments]
+        ends += [min(s.paddr + s.memsz, TOP) for s in segments]
+        pieces = resolve(starts, ends)
+        self._starts = list(pieces.starts)
+        self._ends = list(pieces.ends)
+        self._offsets = [
+            segments[owner].offset + start - segments[owner].paddr if owner < len(segments) else ZERO_FILL
+            for start, owner in zip(pieces.starts, pieces.owners, strict=True)
+        ]
+
+    def read(self, address: int, size: int) -> bytes:
+        i = bisect_right(self._starts, address) - 1
+        if i >= 0 and address + size <= self._ends[i] and size > 0:
+            return self._read_piece(i, address, size)
+        return b"".join(self._read_across(address, size))
+
+    def _read_piece(self, i: int, address: int, size: int) -> bytes:
+        """``size`` bytes that lie in piece ``i``."""
+        offset = self._offsets[i]
+        if offset == ZERO_FILL:
+            return bytes(size)
+        try:
+            data = self.source.read_at(offset + address - self._starts[i], size)
+        except BadFormat as error:
+            raise MemoryFault("physical", address, FaultReason.CORRUPT, str(error)) from error
+        if len(data) < size:
+            raise MemoryFault("physical", address + len(data), FaultReason.TRUNCATED)
+        return data
+
+    def _read_across(self, address: int, size: int) -> Iterator[bytes]:
+        end = address + size
+        while address < end:
+            i = bisect_right(self._starts, address) - 1
+            if i < 0 or address >= self._ends[i]:
+                raise MemoryFault("physical", address, FaultReason.NOT_IN_DUMP)
+            until = min(end, self._ends[i])
+            yield self._read_piece(i, address, until - address)
+            address = until
+
+    def page_states(self, pfns: NDArray[np.uint64], page_size: int) -> NDArray[np.uint8]:
+        import numpy as np
+
+        piece, whole, offsets = self._locate(pfns, page_size)
+        states = np.where(whole, PRESENT, NOT_IN_DUMP).astype(np.uint8)
+        in_file = whole & (offsets >= 0)
+        states[in_file & (offsets + page_size > self.source.size)] = TRUNCATED
+        for row in np.flatnonzero((piece >= 0) & ~whole):
+            states[row] = self._slow_state(int(pfns[row]) * page_size, page_size)
+        return states
+
+    def _locate(
+        self, pfns: NDArray[np.uint64], page_size: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+        """Of each page: the piece that its first byte is in or -1, whether the piece holds all
+        of it, and its file offset or ZERO_FILL."""
+        import numpy as np
+
+        starts = np.array(self._starts, dtype=np.uint64)
+        ends = np.array(self._ends, dtype=np.uint64)
+        piece_offsets = np.array([min(offset, TOP >> 2) for offset in self._offsets], dtype=np.int64)
+        pfns = np.asarray(pfns, dtype=np.uint64)
+        addresses = np.minimum(pfns, np.uint64(TOP // page_size - 1)) * np.uint64(page_size)
+        piece = np.searchsorted(starts, addresses, side="right") - 1
+        inside = (piece >= 0) & (addresses < ends[piece])
+        whole = inside & (addresses + np.uint64(page_size) <= ends[piece])
+        offsets = piece_offsets[piece] + (addresses - starts[piece]).astype(np.int64)
+        offsets[piece_offsets[piece] == ZERO_FILL] = ZERO_FILL
+        # A page may begin in a hole or another piece and still touch one that follows.
+        piece[~inside] = -1
+        return piece, whole, offsets
+
+    def _slow_state(self, address: int, page_size: int) -> int:
+        try:
+            self.read(address, page_size)
+        except MemoryFault as fault:
+            return TRUNCATED if fault.reason is FaultReason.TRUNCATED else NOT_IN_DUMP
+        return PRESENT
+
+    def read_pages(
+        self, pfns: NDArray[np.uint64], page_size: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        import numpy as np
+
+        data = np.zeros((len(pfns), page_size), dtype=np.uint8)
+        piece, whole, offsets = self._locate(pfns, page_size)
+        states = np.where(whole, PRESENT, NOT_IN_DUMP).astype(np.uint8)
+        self._read_runs(np.flatnonzero(whole & (offsets >= 0)), offsets, data, states)
+        for row in np.flatnonzero((piece >= 0) & ~whole):
+            address = int(pfns[row]) * page_size
+            states[row] = self._slow_state(address, page_size)
+            if states[row] == PRESENT:
+                data[row] = np.frombuffer(self.read(address, page_size), dtype=np.uint8)
+        return data, states
+
+    def _read_runs(
+        self,
+        rows: NDArray[np.int64],
+        offsets: NDArray[np.int64],
+        data: NDArray[np.uint8],
+        states: NDArray[np.uint8],
+    ) -> None:
+        """Read the pages of ``rows``; those next to each other both in ``data`` and in the file at once."""
+        import numpy as np
+
+        page_size = data.shape[1]
+        broken = (np.diff(rows) != 1) | (np.diff(offsets[rows]) != page_size)
+        most = max(MAX_RUN // page_size, 1)
+        for run in np.split(rows, np.flatnonzero(broken) + 1):
+            for at in range(0, len(run), most):
+                part = run[at : at + most]
+                first, last = int(part[0]), int(part[-1]) + 1
+                target = data[first:last].reshape(-1)
+                got = self.source.read_into(int(offsets[first]), memoryview(target))
+                short = first + got // page_size
+                states[short:last] = TRUNCATED
+                data[short:last] = 0
+
+    def ranges(self) -> list[PhysicalRange]:
+        return merge_ranges(zip(self._starts, self._ends, strict=True))
+
+    def close(self) -> None:
+        self.source.close()
+
+
+def _notes(source: Source, header: Header, segments: list[Segment]) -> list[Note]:
+    order = "little" if header.order == "<" else "big"
+    notes: list[Note] = []
+    for segment in segments:
+        if segment.type == PT_NOTE:
+            notes += read_notes(source, segment.offset, segment.filesz, order)
+    return notes
+
+
+def _info(source: Source, header: Header, segments: list[Segment], notes: list[Note]) -> DumpInfo:
+    vmcoreinfo = find_note(notes, VMCOREINFO)
+    if vmcoreinfo is None and any(note.name == "CORE" and note.type == NT_AUXV for note in notes):
+        raise BadFormat(source.path, "is the core of a process, not of a kernel")
+    told = parse_vmcoreinfo(vmcoreinfo or b"")
+    return DumpInfo(
+        format="ELF",
+        byte_order="little" if header.order == "<" else "big",
+        word_bits=header.bits,
+        machine=header.machine,
+        page_size=_page_size(told.page_size),
+        notes=notes,
+        vmcoreinfo=vmcoreinfo,
+        utsname=Utsname(sysname="Linux", release=told.osrelease) if told.osrelease else Utsname(),
+        time=float(told.crash_time) if told.crash_time else None,
+        incomplete=bool(header.flags & DUMP_ELF_INCOMPLETE) or source.incomplete,
+        virtual_ranges=_virtual_ranges(segments, header.bits),
+        eraseinfo=find_note(notes, ERASEINFO),
+        details={"segments": len(segments), "qemu": any(note.name == "QEMU" for note in notes)},
+    )
+
+
+def _page_size(told: int | None) -> int:
+    """PAGESIZE of VMCOREINFO if it can be one."""
+    return told if told and 1024 <= told <= 1 << 20 and not told & (told - 1) else 4096
+
+
+def _virtual_ranges(segments: list[Segment], bits: int) -> list[VirtualRange]:
+    """What p_vaddr says. Writers that do not know it put 0, -1 or the physical address there."""
+    top = (1 << bits) - 1
+    return [
+        VirtualRange(s.vaddr, s.memsz, s.paddr)
+        for s in segments
+        if s.vaddr not in (0, top, s.paddr) and s.vaddr + s.memsz - 1 <= top
+    ]
+
+
+@register_format("elf", order=10)
+def probe(source: Source) -> Dump | None:
+    """An ELF core file becomes an ElfDump."""
+    head = source.peek(20)
+    if head.startswith(b"\x7fELF") and len(head) < 20:
+        raise BadFormat(source.path, "ends within its ELF header", len(head))
+    return ElfDump(source) if elf_type(source) == ET_CORE else None
