@@ -6,14 +6,17 @@ Importing this package registers every format that it holds: one module each.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kcrash.dump.base import Dump, formats
 from kcrash.dump.identify import describe, identify, is_vmlinux
 from kcrash.dump.source import Source, open_source
 from kcrash.errors import BadFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 __all__ = ["identify", "is_vmlinux", "open_dump"]
 

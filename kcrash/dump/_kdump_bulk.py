@@ -49,6 +49,10 @@ class Descriptors(NamedTuple):
     flags: NDArray[np.uint32]
     states: NDArray[np.uint8]
 
+    def take(self, rows: NDArray[np.int64]) -> Descriptors:
+        """Those of some rows."""
+        return Descriptors(self.offset[rows], self.size[rows], self.flags[rows], self.states[rows])
+
 
 def page_states(dump: KdumpDump, pfns: NDArray[np.uint64], page_size: int) -> NDArray[np.uint8]:
     """See Dump.page_states(). Descriptors are read only if the file looks cut."""
@@ -94,11 +98,11 @@ def _blocks(
     block = dump.block_size
     if page_size <= 0 or (page_size % block and block % page_size):
         raise ValueError(f"page size {page_size} does not fit blocks of {block} bytes")
-    pfns = np.minimum(np.asarray(pfns, dtype=np.uint64), np.uint64(1 << 52)).astype(np.int64)
+    frames = np.minimum(np.asarray(pfns, dtype=np.uint64), np.uint64(1 << 52)).astype(np.int64)
     if page_size <= block:
-        return pfns // (block // page_size), (len(pfns), 1)
+        return frames // (block // page_size), (len(frames), 1)
     each = page_size // block
-    return (pfns[:, None] * each + np.arange(each)).reshape(-1), (len(pfns), each)
+    return (frames[:, None] * each + np.arange(each)).reshape(-1), (len(frames), each)
 
 
 def _read_fractions(dump: KdumpDump, pfns: NDArray[np.uint64], data: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -148,7 +152,7 @@ def _read_batch(
         good = np.flatnonzero(described.states == PRESENT)
         order = good[np.argsort(described.offset[good], kind="stable")]
         jobs = [
-            Job(dump, part.source, rows[run], *(column[run] for column in described[:3]), data, states)
+            Job(dump, part.source, rows[run], described.take(run), data, states)
             for run in _close_together(order, described.offset, described.size)
         ]
         _run(jobs, len(order))
@@ -174,7 +178,7 @@ def _descriptors(dump: KdumpDump, part: Part, ranks: NDArray[np.int64]) -> Descr
 def _judge(dump: KdumpDump, part: Part, raw: NDArray[np.uint8], there: NDArray[np.bool_]) -> Descriptors:
     order = part.header.order
     columns = raw.view(
-        [("offset", order + "u8"), ("size", order + "u4"), ("flags", order + "u4"), ("page", "u8")]
+        [("offset", f"{order}u8"), ("size", f"{order}u4"), ("flags", f"{order}u4"), ("page", "u8")]
     )
     offset = np.minimum(columns["offset"][:, 0], np.uint64(1 << 62)).astype(np.int64)
     size = columns["size"][:, 0].astype(np.int64)
@@ -192,7 +196,7 @@ def _judge(dump: KdumpDump, part: Part, raw: NDArray[np.uint8], there: NDArray[n
 def _close_together(
     order: NDArray[np.int64], at: NDArray[np.int64], size: NDArray[np.int64]
 ) -> Iterator[NDArray[np.int64]]:
-    """Cut ``order`` (indices by ascending ``at``) where the gap to the next is wide, and about every MAX_RUN."""
+    """Cut ``order`` (indices by ascending ``at``) where the gap to the next is wide, and every MAX_RUN."""
     if not len(order):
         return
     starts, ends = at[order], at[order] + size[order]
@@ -207,28 +211,27 @@ class Job(NamedTuple):
     dump: KdumpDump
     source: Source
     rows: NDArray[np.int64]
-    offset: NDArray[np.int64]
-    size: NDArray[np.int64]
-    flags: NDArray[np.uint32]
+    stored: Descriptors
     data: NDArray[np.uint8]
     states: NDArray[np.uint8]
 
     def do(self) -> None:
         """Read and decompress; a page that fails says so in ``states``."""
-        start = int(self.offset[0])
+        offset, size, flags, _ = self.stored
+        start = int(offset[0])
         try:
-            stored = self.source.read_at(start, int((self.offset + self.size).max()) - start)
+            stored = self.source.read_at(start, int((offset + size).max()) - start)
         except BadFormat:
             self.states[self.rows] = CORRUPT
             return
-        out, block, unpack = memoryview(self.data.reshape(-1)), self.dump.block_size, self.dump.unpack
-        columns = (self.rows, self.offset - start, self.size, self.flags)
-        for row, at, size, flags in zip(*(column.tolist() for column in columns), strict=True):
-            piece = stored[at : at + size]
+        out, block, unpack = self.data.reshape(-1).data, self.dump.block_size, self.dump.unpack
+        columns = (self.rows.tolist(), (offset - start).tolist(), size.tolist(), flags.tolist())
+        for row, at, length, flag in zip(*columns, strict=True):
+            piece = stored[at : at + length]
             try:
-                out[row * block : (row + 1) * block] = unpack(piece, flags)
+                out[row * block : (row + 1) * block] = unpack(piece, flag)
             except CorruptPage:
-                self.states[row] = CORRUPT if len(piece) == size else TRUNCATED
+                self.states[row] = CORRUPT if len(piece) == length else TRUNCATED
 
 
 def _run(jobs: list[Job], pages: int) -> None:

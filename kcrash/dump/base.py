@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kcrash.errors import BadFormat, MemoryFault
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kcrash.dump.source import Source
+
+    #: ``(data, states)``, see Dump.read_pages().
+    Pages: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 # Reasons in the arrays of Dump.page_states(); indices into PAGE_STATES.
 PRESENT, NOT_IN_DUMP, EXCLUDED, TRUNCATED, CORRUPT = range(5)
@@ -113,9 +116,7 @@ class Dump(ABC):
         """
 
     @abstractmethod
-    def read_pages(
-        self, pfns: NDArray[np.uint64], page_size: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def read_pages(self, pfns: NDArray[np.uint64], page_size: int) -> Pages:
         """Many pages at once.
 
         ``pfns``: page frame numbers in units of ``page_size`` (a multiple of or
@@ -136,7 +137,7 @@ class Dump(ABC):
         """The one dump of which this and ``others`` are the parts. Raises BadFormat if they are not."""
         raise BadFormat(self.path, f"is a whole dump, and {others[0].path} was given too")
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # a format that holds nothing open needs none
         """Give back the file. Reading afterwards is an error."""
 
     def try_read(self, address: int, size: int) -> bytes | None:

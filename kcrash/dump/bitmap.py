@@ -23,6 +23,8 @@ CHUNK = 4096  # bytes
 CHUNK_BITS = CHUNK * 8
 CHUNK_SHIFT = 15
 GROUP = 64  # bytes of a chunk that share a count
+GROUP_BITS = GROUP * 8
+GROUP_SHIFT = 9
 STRIDE = 256  # chunks read at once when counting
 KEPT = 1024  # chunks kept, with their counts
 BATCH = 4096  # chunks looked at at once by the functions for arrays: 16 MiB
@@ -72,18 +74,14 @@ class Bitmap:
     def rank(self, bit: int) -> int:
         """How many bits below ``bit`` are set."""
         bit = min(max(bit, 0), self.nbits)
-        number = bit >> CHUNK_SHIFT
+        number, bit = bit >> CHUNK_SHIFT, bit & CHUNK_BITS - 1
         before = self._before_chunk(number)
-        at = (bit & CHUNK_BITS - 1) >> 3
-        if not bit & CHUNK_BITS - 1:
+        if not bit:  # also at the very end, where there is no chunk
             return before
         data, counts = self._chunk(number)
-        group = at & -GROUP
-        rest = (
-            int.from_bytes(data[group : at + 1], "little")
-            & (1 << bit - (number << CHUNK_SHIFT) - group * 8) - 1
-        )
-        return before + counts[group // GROUP] + rest.bit_count()
+        group, at = bit >> GROUP_SHIFT, bit >> 3
+        below = int.from_bytes(data[group * GROUP : at + 1], "little") & (1 << (bit & GROUP_BITS - 1)) - 1
+        return before + counts[group] + below.bit_count()
 
     def _before_chunk(self, number: int) -> int:
         if number >= len(self._before):
@@ -161,7 +159,7 @@ class Bitmap:
         counts = popcount(words)
         ahead = np.cumsum(counts, axis=1, dtype=np.int64) - counts
         below = words[index, word] & (np.uint64(1) << shift) - np.uint64(1)
-        return before[index] + ahead[index, word] + popcount(below)
+        return before[index] + ahead[index, word] + popcount(below).astype(np.int64)
 
     # -- runs of set bits
 
@@ -215,12 +213,20 @@ def popcount(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
 
     if hasattr(np, "bitwise_count"):
         counted: NDArray[np.uint8] = np.bitwise_count(words)
-        return counted
+    else:
+        counted = _popcount_by_halves(words)
+    return counted
+
+
+def _popcount_by_halves(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    import numpy as np
+
     u = np.uint64
     words = words - (words >> u(1) & u(0x5555555555555555))
     words = (words & u(0x3333333333333333)) + (words >> u(2) & u(0x3333333333333333))
     words = words + (words >> u(4)) & u(0x0F0F0F0F0F0F0F0F)
-    return (words * u(0x0101010101010101) >> u(56)).astype(np.uint8)
+    counted: NDArray[np.uint8] = (words * u(0x0101010101010101) >> u(56)).astype(np.uint8)
+    return counted
 
 
 def _runs(numbers: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from kcrash.dump.base import Pages
+
 PT_LOAD, PT_NOTE = 1, 4
 PN_XNUM = 0xFFFF
 NT_AUXV = 6  # only processes have one
@@ -122,10 +124,9 @@ def _decode(table: bytes, header: Header) -> Iterator[Segment]:
     if header.bits == 64:
         yield from map(Segment._make, Struct(header.order + "IIQQQQQQ").iter_unpack(table))
         return
-    for kind, offset, vaddr, paddr, filesz, memsz, flags, align in Struct(header.order + "8I").iter_unpack(
-        table
-    ):
-        yield Segment(kind, flags, offset, vaddr, paddr, filesz, memsz, align)
+    # Elf32_Phdr has its flags nearly last.
+    for kind, *middle, flags, align in Struct(header.order + "8I").iter_unpack(table):
+        yield Segment._make((kind, flags, *middle, align))
 
 
 class ElfDump(Dump):
@@ -228,9 +229,7 @@ class ElfDump(Dump):
             return TRUNCATED if fault.reason is FaultReason.TRUNCATED else NOT_IN_DUMP
         return PRESENT
 
-    def read_pages(
-        self, pfns: NDArray[np.uint64], page_size: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def read_pages(self, pfns: NDArray[np.uint64], page_size: int) -> Pages:
         import numpy as np
 
         data = np.zeros((len(pfns), page_size), dtype=np.uint8)
@@ -262,7 +261,7 @@ class ElfDump(Dump):
                 part = run[at : at + most]
                 first, last = int(part[0]), int(part[-1]) + 1
                 target = data[first:last].reshape(-1)
-                got = self.source.read_into(int(offsets[first]), memoryview(target))
+                got = self.source.read_into(int(offsets[first]), target.data)
                 short = first + got // page_size
                 states[short:last] = TRUNCATED
                 data[short:last] = 0

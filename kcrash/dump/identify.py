@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from struct import unpack_from
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from kcrash.dump.source import Source, open_source
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ELF_MAGIC = b"\x7fELF"
 ET_NAMES = {0: "no type", 1: "relocatable object", 2: "executable", 3: "shared object", 4: "core"}
@@ -95,9 +97,6 @@ def describe(source: Source) -> str:
             return f"not a dump but a {name}" if "dump" not in name else name
     if not head.strip(b"\0"):
         return f"not a dump in any known format (starts with {len(head)} zero bytes)"
-    what = "text file" if _is_text(head) else "dump in any known format"
-    return (
-        f"not a dump but a {what}"
-        if what == "text file"
-        else f"not a {what} (starts with {head[:8].hex(' ')})"
-    )
+    if _is_text(head):
+        return "not a dump but a text file"
+    return f"not a dump in any known format (starts with {head[:8].hex(' ')})"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,7 +23,6 @@ from kcrash.dump.base import (
     Dump,
     DumpInfo,
     PhysicalRange,
-    Utsname,
     register_format,
 )
 from kcrash.dump.bitmap import Bitmap
@@ -36,6 +36,8 @@ from kcrash.errors import BadFormat, FaultReason, MemoryFault
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from kcrash.dump.base import Pages
 
 DESCRIPTOR_SIZE = 24
 INCOMPLETE = 8  # header.status: DUMP_DH_COMPRESSED_INCOMPLETE
@@ -247,9 +249,7 @@ class KdumpDump(Dump):
 
         return page_states(self, pfns, page_size)
 
-    def read_pages(
-        self, pfns: NDArray[np.uint64], page_size: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def read_pages(self, pfns: NDArray[np.uint64], page_size: int) -> Pages:
         from kcrash.dump._kdump_bulk import read_pages
 
         return read_pages(self, pfns, page_size)
@@ -314,7 +314,7 @@ def _check_split(parts: Sequence[Part]) -> None:
         same = (part.header.block_size, part.max_mapnr, part.header.time, part.header.utsname)
         if same != (first.header.block_size, first.max_mapnr, first.header.time, first.header.utsname):
             raise BadFormat(part.source.path, f"is not of the same dump as {first.source.path}")
-    for left, right in zip(ordered, ordered[1:], strict=False):
+    for left, right in pairwise(ordered):
         if right.start < left.end:
             what = f"holds page frames from {right.start:#x}, which {left.source.path} holds too"
             raise BadFormat(right.source.path, what)

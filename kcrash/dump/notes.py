@@ -74,7 +74,7 @@ def _aligned(n: int, align: int) -> int:
 
 
 def _skip_zeros(read: Reader, at: int, size: int) -> int:
-    """The next offset after ``at`` (in steps of 4) where a byte is not zero: buffers are padded with zeros."""
+    """The next offset from ``at`` in steps of 4 where a byte is not zero: buffers end with zeros."""
     while at < size:
         block = read(at, 4096)
         rest = block.lstrip(b"\0")
@@ -87,8 +87,5 @@ def _skip_zeros(read: Reader, at: int, size: int) -> int:
 
 
 def find_note(notes: list[Note], name: str) -> bytes | None:
-    """The descriptor of the first note of that name, without trailing NULs; None if there is none or empty."""
-    for note in notes:
-        if note.name == name and note.data.rstrip(b"\0"):
-            return note.data.rstrip(b"\0")
-    return None
+    """The descriptor of the first note of that name that is not empty, without trailing NULs."""
+    return next((text for note in notes if note.name == name and (text := note.data.rstrip(b"\0"))), None)

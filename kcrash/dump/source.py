@@ -6,10 +6,13 @@ import os
 import stat
 import threading
 from collections.abc import Callable
-from pathlib import Path
-from types import TracebackType
+from typing import TYPE_CHECKING
 
 from kcrash.errors import BadFormat
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
 
 MAX_OFFSET = (1 << 63) - 1
 PEEK = 4096
@@ -121,7 +124,7 @@ def _open(path: str) -> tuple[int, int]:
         # Not waiting for the writer of a FIFO: it is refused below.
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
-        if Path(path).is_dir():  # Windows refuses to open one
+        if os.path.isdir(path):  # noqa: PTH112  # Windows refuses to open one; pathlib takes long to import
             raise BadFormat(path, "is a directory") from None
         raise BadFormat(path, f"cannot be opened: {error.strerror}") from None
     try:
