@@ -70,7 +70,8 @@ class Paging:
     """A page-table form: levels from the top, bytes an entry, and how an entry reads.
 
     ``decode(value, level index)``; the last level's entries are never TABLE.
-    ``user_end``: first address above user space.
+    ``user_end``: first address above user space; ``flags``: bits of an entry by
+    name, in the order in which they are shown.
     """
 
     levels: tuple[Level, ...]
@@ -78,6 +79,7 @@ class Paging:
     decode: Callable[[int, int], Entry]
     canonical_bits: int
     user_end: int
+    flags: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class Prstatus:
 
 
 class StackRange(NamedTuple):
-    """A kernel stack ``[low, high)``; ``name`` as crash prints it ("NMI exception", "IRQ"), ``cpu`` or None."""
+    """A kernel stack ``[low, high)``; ``name`` as crash prints it ("NMI exception", "IRQ")."""
 
     name: str
     low: int

@@ -30,8 +30,14 @@ from kcrash.errors import KcrashError, MemoryFault
 START_KERNEL_MAP = 0xFFFFFFFF80000000
 MAX_KERNEL_IMAGE = 1 << 30
 PAGE_OFFSET_L4, PAGE_OFFSET_L5 = 0xFFFF888000000000, 0xFF11000000000000
+VMEMMAP_L4, VMEMMAP_L5 = 0xFFFFEA0000000000, 0xFFD4000000000000  # unless vmemmap_base says otherwise
 PAGE_PRESENT, PAGE_PSE, PAGE_PROTNONE = 1, 1 << 7, 1 << 8
 PHYSICAL_MASK = 0x000FFFFFFFFFF000
+
+ENTRY_FLAGS = (
+    (1, "PRESENT"), (2, "RW"), (4, "USER"), (8, "PWT"), (16, "PCD"), (32, "ACCESSED"), (64, "DIRTY"),
+    (128, "PSE"), (256, "GLOBAL"), (1 << 63, "NX"),
+)  # fmt: skip
 
 _NAMES = ("rax", "rdx", "rcx", "rbx", "rsi", "rdi", "rbp", "rsp",
           "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip")  # fmt: skip
@@ -80,7 +86,7 @@ def make_paging(five_level: bool, encryption_mask: int = 0) -> Paging:
         return Entry(EntryKind.TABLE, value & table_mask)
 
     bits = 57 if five_level else 48
-    return Paging(tuple(levels), 8, decode, bits, 1 << bits - 1)
+    return Paging(tuple(levels), 8, decode, bits, 1 << bits - 1, ENTRY_FLAGS)
 
 
 def _decode_hidden(value: int, can_be_leaf: bool, is_pte: bool, mask: int) -> Entry:
@@ -115,7 +121,9 @@ def find_layout(probe: Any) -> KernelLayout:
     page_offset = _page_offset(probe, kaslr, phys_base, five_level)
     if page_offset is not None:
         linear = (*linear, LinearRange(page_offset, page_offset + _ram_end(probe), 0))
-    constants = {"PAGE_OFFSET": page_offset} if page_offset is not None else {}
+    constants = {"VMEMMAP_START": VMEMMAP_L5 if five_level else VMEMMAP_L4}
+    if page_offset is not None:
+        constants["PAGE_OFFSET"] = page_offset
     return KernelLayout(kaslr, phys_base, make_paging(five_level, encryption), top, linear, constants)
 
 

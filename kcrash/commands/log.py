@@ -27,7 +27,7 @@ from kcrash.session import Session
         Flag("-s", "the per-CPU printk_safe buffers"),
         Flag("-R", "demangle Rust names"),
     ],
-    description="The kernel's log, oldest message first. Several lines of one message stand below each other.",
+    description="The kernel's log, oldest message first. Several lines of a message stand together.",
     examples=[("The last words:", "log | tail -20"), ("With levels, in local words:", "log -T -m")],
     minimal=True,
 )

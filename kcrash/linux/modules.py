@@ -22,7 +22,7 @@ STB_GLOBAL = 1
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Memory of a module: ``name`` is "text", "data", "rodata" ... or "core"; bytes ``[start, start + size)``."""
+    """Memory of a module: ``name`` is "text", "data", "rodata" ... or "core"; ``size`` in bytes."""
 
     name: str
     start: int
@@ -50,7 +50,7 @@ class Module:
 
 
 def for_each_module(session: Session) -> Iterator[Module | KcrashError]:
-    """Modules, the last loaded first, as the kernel's list has them; the error where the list or one breaks."""
+    """Modules, the last loaded first, as the kernel lists them; the error where the list or one breaks."""
     head = session.symbols.find_kernel("modules")
     if head is None:
         return

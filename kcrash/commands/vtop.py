@@ -1,0 +1,170 @@
+"""``vtop``: a virtual address to its physical one, page table by page table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from kcrash.arch.base import EntryKind
+from kcrash.commands._addresses import parse_address
+from kcrash.commands.base import (
+    Arguments,
+    CommandError,
+    Context,
+    Exclusive,
+    Flag,
+    Item,
+    Option,
+    Record,
+    Rest,
+    command,
+)
+from kcrash.errors import KcrashError, MemoryFault
+from kcrash.linux.page import page_flag_names, read_page
+from kcrash.linux.tasks import Task
+from kcrash.memory.space import PagedSpace, Step
+from kcrash.output import Address, Fault
+from kcrash.session import Session
+
+_SIZES = {21: "2MB", 30: "1GB", 25: "32MB", 29: "512MB", 39: "512GB"}
+
+
+@command(
+    "vtop",
+    summary="virtual to physical",
+    arguments=[
+        Option("-c", "pid | task", "user addresses are this task's", completes="task"),
+        Exclusive(Flag("-u", "the addresses are of user space"), Flag("-k", "they are the kernel's")),
+        Rest("addresses", "hexadecimal, symbols, or expressions in parentheses", "address", minimum=1,
+             completes="symbol"),
+    ],
+    description="Translates addresses and shows the page table entries on the way, what they say, and "
+    "the page that they lead to.",
+    examples=[
+        ("A kernel address:", "vtop ffffffff81e10000"),
+        ("A user address of PID 1:", "vtop -c 1 400000"),
+    ],
+)  # fmt: skip
+def vtop(context: Context, args: Arguments) -> Iterator[Item]:
+    """See the command's help."""
+    for number, word in enumerate(args.addresses):
+        address = parse_address(context.session, word)
+        try:
+            task, space = _space(context, args, address)
+            yield _record(context.session, task, space, address, first=number == 0)
+        except KcrashError as error:
+            yield Fault.of(error, address=Address(address))
+
+
+def _space(context: Context, args: Arguments, address: int) -> tuple[Task | None, PagedSpace]:
+    session = context.session
+    user = args.u or (not args.k and address < session.layout.paging.user_end)
+    if not user:
+        return None, session.memory
+    from kcrash.commands._tasks import context_task, find_task
+    from kcrash.linux.mm import user_space
+
+    task = find_task(session, args.c) if args.c else context_task(context)
+    if not task.mm:
+        raise CommandError(f"invalid user virtual address: {address:x}: task {task.pid} has no user memory")
+    return task, user_space(session, task)
+
+
+def _record(session: Session, task: Task | None, space: PagedSpace, address: int, *, first: bool) -> Item:
+    """One address: the whole block that is shown about it, and its data."""
+    try:
+        steps, fault = list(space.walk(address)), None
+    except MemoryFault as error:
+        steps, fault = [], error
+    try:
+        physical: int | None = space.translate(address)
+    except MemoryFault as error:
+        physical, fault = None, fault or error
+    data: dict[str, Any] = {
+        "virtual": Address(address),
+        "physical": None if physical is None else Address(physical),
+        "walk": [_step_data(space, step) for step in steps],
+    }
+    lines = [*_header(address, physical, task), *_walk_lines(session, space, steps, task)]
+    if steps and steps[-1].entry.kind is EntryKind.LEAF:
+        lines += _leaf_lines(space, steps[-1], data)
+    lines += _vma_lines(session, task, address)
+    if physical is not None:
+        lines += _page_lines(session, physical, data)
+    elif fault is not None:
+        data["reason"] = fault.reason.value
+    return Record("translation", data, lines if first else ["", *lines])
+
+
+def _header(address: int, physical: int | None, task: Task | None) -> list[str]:
+    width = max(11 if task else 16, len(f"{address:x}"))
+    shown = f"{physical:x}" if physical is not None else ("(not accessible)" if task else "(not mapped)")
+    return [f"{'VIRTUAL':<{width}}  {'PHYSICAL':<16}", f"{address:<{width}x}  {shown:<16}", ""]
+
+
+def _step_data(space: PagedSpace, step: Step) -> dict[str, Any]:
+    return {
+        "level": space.paging.levels[step.level].name,
+        "entry": Address(step.entry_address),
+        "value": Address(step.value),
+    }
+
+
+def _walk_lines(session: Session, space: PagedSpace, steps: list[Step], task: Task | None) -> Iterator[str]:
+    for step in steps:
+        name = space.paging.levels[step.level].name
+        if step.level == 0 and task is None:
+            directory = session.symbols.find_kernel("init_top_pgt") or session.symbols.find_kernel(
+                "swapper_pg_dir"
+            )
+            yield f"PGD DIRECTORY: {directory or space.top or 0:x}"
+            yield f"PAGE DIRECTORY: {step.value:x}"
+        else:
+            yield f"{name:>6}: {step.entry_address:x} => {step.value:x}"
+
+
+def _leaf_lines(space: PagedSpace, step: Step, data: dict[str, Any]) -> list[str]:
+    level = space.paging.levels[step.level]
+    flags = [name for mask, name in space.paging.flags if step.value & mask]
+    data["flags"] = flags
+    size = _SIZES.get(level.shift) if step.level != len(space.paging.levels) - 1 else None
+    value, page = f"{step.value:x}", f"{step.entry.address:x}"
+    left, right = max(len(value), 3), max(len(page), 8)
+    return [
+        f"  PAGE: {page}  ({size})" if size else f"  PAGE: {page}",
+        "",
+        f"{'PTE':^{left}}  {'PHYSICAL':^{right}}  FLAGS",
+        f"{value:>{left}}  {page:>{right}}  ({'|'.join(flags)})",
+        "",
+    ]
+
+
+def _vma_lines(session: Session, task: Task | None, address: int) -> list[str]:
+    """The user mapping that the address lies in."""
+    if task is None:
+        return []
+    from kcrash.linux.mm import find_vma, vma_file_path
+
+    vma = find_vma(session, task.mm, address)
+    if vma is None:
+        return []
+    path = vma_file_path(session, vma)
+    row = f"{vma.address:x} {vma.start:>10x} {vma.end:>10x} {vma.flags:x} {path}".rstrip()
+    return ["      VMA           START       END     FLAGS FILE", row, ""]
+
+
+def _page_lines(session: Session, physical: int, data: dict[str, Any]) -> list[str]:
+    """The line of the page frame, as ``kmem -p`` has it; nothing where its struct page is not to be had."""
+    try:
+        page = read_page(session, physical >> session.arch.page_shift)
+    except KcrashError:
+        return []
+    names = page_flag_names(session, page.flags)
+    where = page.pfn << session.arch.page_shift
+    data["page"] = {"address": Address(page.address), "mapping": Address(page.mapping), "index": page.index,
+                    "count": page.count, "flags": names}  # fmt: skip
+    row = f"{page.address:x} {where:>8x} {page.mapping:>16x} {page.index:>8x} {page.count:>2} {page.flags:x}"
+    return [
+        "      PAGE       PHYSICAL      MAPPING       INDEX CNT FLAGS",
+        f"{row} {','.join(names)}".rstrip(),
+    ]

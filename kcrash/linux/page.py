@@ -1,0 +1,83 @@
+"""``struct page``: the kernel's record of each page frame (include/linux/mm_types.h, mmzone.h)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from kcrash.errors import FaultReason, MemoryFault
+
+if TYPE_CHECKING:
+    from kcrash.session import Session
+
+SECTION_HAS_MEM_MAP = 2
+SECTION_MAP_MASK = ~0xFF  # low bits of section_mem_map are flags; more of them with time
+
+
+class Page(NamedTuple):
+    """A page frame: ``address`` of its struct page; ``count``: references."""
+
+    address: int
+    pfn: int
+    flags: int
+    mapping: int
+    index: int
+    count: int
+
+
+def vmemmap(session: Session) -> int | None:
+    """Where the virtual array of all ``struct page`` starts; None if the kernel has none."""
+    return session.memo("vmemmap", lambda: _vmemmap(session))
+
+
+def _vmemmap(session: Session) -> int | None:
+    symbol = session.symbols.find_kernel("vmemmap_base")
+    if symbol is not None:
+        return session.memory.word(symbol)
+    return session.layout.constants.get("VMEMMAP_START")
+
+
+def pfn_to_page(session: Session, pfn: int) -> int:
+    """The address of the struct page of a page frame. Raises MemoryFault if there is no such array."""
+    base = vmemmap(session)
+    if base is None:
+        raise MemoryFault("physical", pfn << session.arch.page_shift, FaultReason.NOT_MAPPED, "no mem_map")
+    return base + pfn * session.types.size("struct page")
+
+
+def page_to_pfn(session: Session, page: int) -> int | None:
+    """The page frame of a struct page; None if ``page`` lies outside the array of them."""
+    base = vmemmap(session)
+    if base is None or page < base:
+        return None
+    return (page - base) // session.types.size("struct page")
+
+
+def read_page(session: Session, pfn: int) -> Page:
+    """Decode the struct page of a page frame. Raises MemoryFault."""
+    types = session.types
+    # Linux commit acc53a0b4c15 ("mm: rename page->index to page->__folio_index") in v6.16.
+    index = types.first_member("struct page", ("__folio_index", "index")) or "flags"
+    # Linux commit 53fbef56e07d ("mm: introduce memdesc_flags_t") in v6.18.
+    flags = types.first_member("struct page", ("flags.f", "flags")) or "flags"
+    count = types.first_member("struct page", ("_refcount.counter", "_count.counter")) or flags
+    reader = types.reader("struct page", flags, "mapping", index, count)
+    address = pfn_to_page(session, pfn)
+    values = reader(session.memory.read(address + reader.start, reader.size))
+    return Page(address, pfn, *values)
+
+
+def page_flag_names(session: Session, flags: int) -> list[str]:
+    """Names of the set bits (enum pageflags), without PG_; of several names of a bit the first."""
+    names = session.memo("page flags", lambda: _flag_names(session))
+    return [name for bit, name in names.items() if flags >> bit & 1]
+
+
+def _flag_names(session: Session) -> dict[int, str]:
+    found = session.types.find("enum", "pageflags")
+    enumerators = getattr(found, "enumerators", {})
+    names: dict[int, str] = {}
+    last = enumerators.get("__NR_PAGEFLAGS", 64)
+    for name, bit in enumerators.items():
+        if name.startswith("PG_") and bit < last:
+            names.setdefault(bit, name[3:])
+    return dict(sorted(names.items()))
