@@ -1,0 +1,57 @@
+"""python -m tests.lab: makes what is missing, prints where it is."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from tests.lab import forms, kernels, lab
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
+    parser.add_argument(
+        "--kernel", action="append", help="one of " + ", ".join(kernels.SUITES) + " (6.1 and 6.12)"
+    )
+    parser.add_argument(
+        "--form", action="append", choices=[*forms.FORMS], metavar="NAME", help="see --list (all)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="the scale variant: N sleeping threads"
+    )
+    parser.add_argument("--cpu", default="max", help="QEMU's -cpu (max); max,la57=off for four-level tables")
+    parser.add_argument("--refresh", action="store_true", help="ask for newer builds of the kernels")
+    parser.add_argument("--list", action="store_true", help="name kernels and forms, make nothing")
+    return parser.parse_args()
+
+
+def _list() -> None:
+    for version, suite in kernels.SUITES.items():
+        print(f"kernel {version:6} {suite:10} {'made' if lab.cached(version) else '-'}")
+    for form in forms.FORMS.values():
+        print(f"form {form.name:22} at {form.moment:6} {' '.join(form.options)}")
+
+
+def _make(version: str, options: argparse.Namespace) -> None:
+    if options.refresh:
+        kernels.kernel(version, refresh=True)
+    started = time.monotonic()
+    made = lab.dumps(version, names=options.form, scale=options.threads, cpu=options.cpu)
+    print(f"kernel {made.kernel.release} ({time.monotonic() - started:.1f} s)")
+    print(f"vmlinux {made.vmlinux}\nmodules {made.modules}\nroot {made.sysroot}")
+    for name, path in made.forms.items():
+        print(f"{name} {path}")
+
+
+def main() -> None:
+    """The command."""
+    options = _arguments()
+    if options.list:
+        return _list()
+    for version in options.kernel or ("6.1", "6.12"):
+        _make(version, options)
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The forms of a dump. A new one: a row in FORMS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab import cache
+from tests.lab.boots import QEMU_DUMPS
+from tests.lab.toolbox import Toolbox
+
+READY, PANIC = "ready", "panic"
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a dump is written: by the boot itself, or by makedumpfile with options from the raw ELF dump."""
+
+    name: str
+    moment: str
+    options: tuple[str, ...] = ()
+    flat: bool = False
+
+    @property
+    def by_boot(self) -> bool:
+        return not self.options
+
+
+def _made(name: str, *options: str, flat: bool = False) -> Form:
+    return Form(name, PANIC, options, flat)
+
+
+_ROWS = (
+    Form("elf", PANIC),
+    *(Form(name, READY) for name in QEMU_DUMPS),
+    _made("zlib-d1", "-c", "-d", "1"),
+    _made("zlib-d31", "-c", "-d", "31"),
+    _made("lzo-d1", "-l", "-d", "1"),
+    _made("lzo-d31", "-l", "-d", "31"),
+    _made("snappy-d31", "-p", "-d", "31"),
+    _made("zstd-d1", "-z", "-d", "1"),
+    _made("zstd-d31", "-z", "-d", "31"),
+    _made("plain-d31", "-d", "31"),
+    _made("makedumpfile-elf-d31", "-E", "-d", "31"),
+    _made("flat-zlib-d31", "-F", "-c", "-d", "31", flat=True),
+)
+FORMS = {form.name: form for form in _ROWS}
+
+# Enough for a bench.
+SCALE_FORMS = ("elf", "zlib-d31")
+
+
+def make(box: Toolbox, boot: Path, names: Iterable[str]) -> dict[str, Path]:
+    """The dumps of a boot in these forms, made when missing."""
+    return {name: _path(box, boot, FORMS[name]) for name in names}
+
+
+def _path(box: Toolbox, boot: Path, form: Form) -> Path:
+    if form.by_boot:
+        return boot / form.name
+    relative = (boot / "forms" / form.name).relative_to(cache.root())
+    return cache.keep(str(relative), lambda part: _write(box, boot / "elf", form, part))
+
+
+def _write(box: Toolbox, source: Path, form: Form, target: Path) -> None:
+    folder = target.parent
+    argv: list[str | Path]
+    if form.flat:
+        argv = ["bash", "-c", 'exec makedumpfile "${@:2}" >"$1"', "sh", target, *form.options, source]
+    else:
+        argv = ["makedumpfile", *form.options, source, target]
+    done = box.run(argv, binds=[folder])
+    if done.returncode:
+        raise RuntimeError(f"makedumpfile {' '.join(form.options)}: {(done.stdout + done.stderr)[-500:]}")

@@ -1,0 +1,127 @@
+"""The lab's front door: real dumps with the truth about them, the tools to compare with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from tests.lab import cache, forms, initrd
+from tests.lab import kernels as kernels_
+from tests.lab.boots import Boot
+from tests.lab.kernels import Kernel
+from tests.lab.qemu import Machine
+from tests.lab.toolbox import Toolbox, toolbox
+from tests.lab.truth import Truth, parse
+
+__all__ = ["Dumps", "Toolbox", "cached", "drgn", "dumps", "toolbox"]
+
+DRGN = "drgn==0.3.0"
+SCALE_MEMORY = 3072
+
+
+@dataclass(frozen=True)
+class Dumps:
+    """The dumps of one boot, and what is true of them."""
+
+    kernel: Kernel
+    folder: Path
+    forms: Mapping[str, Path] = field(repr=False)
+
+    @property
+    def vmlinux(self) -> Path:
+        """Debian's debug vmlinux: DWARF and BTF."""
+        return self.kernel.vmlinux
+
+    @property
+    def modules(self) -> Path:
+        """The folder of the modules as shipped (lib/modules/RELEASE)."""
+        return self.kernel.modules
+
+    @property
+    def debug_modules(self) -> Path:
+        """The folder with debug twins of the modules the guest loaded."""
+        return self.kernel.debug_modules
+
+    @property
+    def sysroot(self) -> Path:
+        """The workload and its libraries below the paths that the guest mapped them from."""
+        return self.folder / "root"
+
+    @property
+    def workload(self) -> Path:
+        """The workload's program, with DWARF."""
+        return self.sysroot / "bin" / "workload"
+
+    @property
+    def registers(self) -> str:
+        """QEMU's `info registers -a` at the moment of the QEMU dumps; '' when there are none."""
+        path = self.folder / "registers.txt"
+        return path.read_text() if path.exists() else ""
+
+    @cached_property
+    def console(self) -> str:
+        """All the two kernels and the workload printed."""
+        return (self.folder / "console.log").read_text(errors="replace").replace("\r\n", "\n")
+
+    @cached_property
+    def truth(self) -> Truth:
+        """The console's truth. It holds at both moments, but for which of the runnable threads run."""
+        return parse(self.console)
+
+    def moment(self, form: str) -> str:
+        """'ready': QEMU stopped the machine, no panic yet; 'panic': saved by the capture kernel."""
+        return forms.FORMS[form].moment
+
+
+def _boot(version: str, scale: int, cpu: str) -> Boot:
+    machine = Machine(memory=SCALE_MEMORY if scale else 768, cpu=cpu)
+    return Boot(kernels_.kernel(version), machine, scale)
+
+
+def _wanted(names: Iterable[str] | None, scale: int) -> list[str]:
+    if names is None:
+        return list(forms.SCALE_FORMS if scale else forms.FORMS)
+    unknown = set(names) - set(forms.FORMS)
+    if unknown:
+        raise KeyError(f"no such form: {', '.join(sorted(unknown))}")
+    return list(names)
+
+
+def dumps(version: str, *, names: Iterable[str] | None = None, scale: int = 0, cpu: str = "max") -> Dumps:
+    """The dumps of a kernel ("6.1"), made when missing.
+
+    names: the forms (all of them unless told). scale: so many sleeping threads more, 3 GiB of memory.
+    cpu: QEMU's -cpu; "max,la57=off" for four-level page tables.
+    """
+    wanted = _wanted(names, scale)
+    boot = _boot(version, scale, cpu)
+    folder = boot.run(toolbox())
+    return Dumps(boot.kernel, folder, forms.make(toolbox(), folder, wanted))
+
+
+def cached(version: str, *, scale: int = 0, cpu: str = "max") -> bool:
+    """Whether the boot is there already: nothing is fetched or made."""
+    if not (cache.root() / "kernels" / f"{version}.json").exists():
+        return False
+    return (cache.root() / _boot(version, scale, cpu).name).exists()
+
+
+def drgn() -> Path:
+    """A Python that has drgn."""
+    folder = cache.keep(f"drgn-{cache.digest(DRGN, sys.version)}", _make_drgn)
+    return folder / "bin" / "python"
+
+
+def _make_drgn(folder: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    subprocess.run([str(python), "-m", "pip", "install", "-q", DRGN], check=True)
+
+
+def guest_source() -> Path:
+    """The workload's source."""
+    return initrd.GUEST

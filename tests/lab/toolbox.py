@@ -1,0 +1,182 @@
+"""The toolbox: QEMU, crash, makedumpfile, gdb and kexec of Debian sid in a root of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab import apt, cache
+
+SUITE = "sid"
+PACKAGES = (
+    "qemu-system-x86",
+    "crash",
+    "makedumpfile",
+    "kexec-tools",
+    "busybox-static",
+    "gdb",
+    "binutils",
+    "libc-bin",
+    "bash",
+    "dash",
+    "coreutils",
+    "grep",
+    "sed",
+    "gawk",
+    "less",
+    "procps",
+    "zstd",
+)
+
+# In a mount namespace of its own: a fresh root with the toolbox's /usr and /etc, this machine's /dev and
+# /proc, and every path of the list where it is outside. All of it goes when the command ends. A path that is
+# there already is left alone: making its mount point would empty the file.
+_ENTER = """
+set -e
+t=$1 list=$2; shift 2
+mount -t tmpfs lab "$t/mnt"; cd "$t/mnt"
+mkdir usr etc var dev proc sys tmp root run; chmod 1777 tmp
+for d in bin sbin lib lib64; do ln -s usr/$d $d; done
+for d in usr etc; do mount --bind "$t/$d" $d; done
+for d in dev proc sys; do mount --rbind /$d $d; done
+printf '%s' "$list" | while read -r b; do
+  [ -e ".$b" ] && continue
+  if [ -d "$b" ]; then mkdir -p ".$b"; else mkdir -p ".${b%/*}"; : >".$b"; fi
+  mount --bind "$b" ".$b"
+done
+exec chroot . "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Toolbox:
+    """A root folder with the tools; commands run in it as in a chroot that sees the files it is given."""
+
+    root: Path
+
+    def command(self, argv: Sequence[str | Path], binds: Iterable[Path] = ()) -> list[str]:
+        """The argv that runs argv inside. Existing absolute paths among the words are bound by themselves."""
+        words = [str(word) for word in argv]
+        seen = _bound([*map(str, binds), *words[1:]])
+        list_ = "".join(f"{path}\n" for path in seen)
+        user = [] if os.geteuid() == 0 else ["--map-root-user"]
+        return ["unshare", "--mount", *user, "sh", "-c", _ENTER, "sh", str(self.root), list_, *words]
+
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        binds: Iterable[Path] = (),
+        input: str | None = None,
+        timeout: float | None = 600,
+        env: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command inside, output captured as text; subprocess.TimeoutExpired after timeout seconds."""
+        full = self.command(argv, binds)
+        stdin = subprocess.PIPE if input is not None else subprocess.DEVNULL
+        with _group(full, stdin, env) as process:
+            out, err = process.communicate(input, timeout)
+        return subprocess.CompletedProcess(full, process.returncode, out, err)
+
+    def crash(self, vmlinux: Path, vmcore: Path, commands: Iterable[str], timeout: float = 600) -> str:
+        """What crash prints (both streams) for the commands, one a line, on a dump."""
+        script = "".join(f"{line}\n" for line in (*commands, "quit"))
+        done = self.run(["crash", "-s", vmlinux, vmcore], input=script, timeout=timeout)
+        return done.stdout + done.stderr
+
+    def libraries(self, program: str) -> list[Path]:
+        """The dynamic loader and the libraries of a program of the toolbox, as paths outside."""
+        listed = self.run(["/usr/lib64/ld-linux-x86-64.so.2", "--list", program]).stdout
+        return [self.root / path.lstrip("/") for path in re.findall(r"(/\S+)", listed)]
+
+    def which(self, program: str) -> str:
+        """The path of a program inside."""
+        for folder in ("usr/bin", "usr/sbin"):
+            if (self.root / folder / program).exists():
+                return f"/{folder}/{program}"
+        raise LookupError(f"the toolbox has no {program}")
+
+
+def _bound(words: Iterable[str]) -> list[Path]:
+    """Existing absolute paths outside the system folders, without those inside another of them."""
+    system = ("/usr/", "/etc/", "/bin/", "/sbin/", "/lib", "/dev/", "/proc/", "/sys/")
+    named = {Path(word) for word in words if word.startswith("/") and not word.startswith(system)}
+    paths = {path for path in named if path.exists() and path != Path("/")}
+    return sorted(path for path in paths if paths.isdisjoint(path.parents))
+
+
+@contextlib.contextmanager
+def _group(argv: list[str], stdin: int, env: dict[str, str] | None) -> Iterator[subprocess.Popen[str]]:
+    """A process group of its own, killed as a whole when left early."""
+    pipe = subprocess.PIPE
+    inside = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/root",
+        "TERM": "dumb",
+        "LC_ALL": "C",
+        **(env or {}),
+    }
+    with subprocess.Popen(
+        argv,
+        stdin=stdin,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        errors="replace",
+        env=inside,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            kill_group(process.pid)
+            raise
+
+
+def kill_group(pid: int) -> None:
+    """Ends a process started with start_new_session and its children."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def toolbox() -> Toolbox:
+    """The toolbox, made when missing (about a minute, 90 MB to download)."""
+    return Toolbox(cache.keep(f"toolbox-{cache.digest(SUITE, PACKAGES, _ENTER)}", _make))
+
+
+def _make(root: Path) -> None:
+    suite = apt.Suite(SUITE)
+    suite.update()
+    debs = root / "debs"
+    packages = suite.fetch_all(PACKAGES, debs)
+    for package in packages:
+        apt.unpack(package, root)
+    (root / "packages").write_text("".join(f"{package.stem}\n" for package in packages))
+    cache.remove(debs)
+    _settle(root)
+
+
+def _settle(root: Path) -> None:
+    """What the packages' scripts would have done, as far as it is needed."""
+    (root / "mnt").mkdir(exist_ok=True)
+    shell = root / "usr/bin/sh"
+    if not shell.exists():
+        shell.symlink_to("dash")
+    awk = root / "usr/bin/awk"
+    if not awk.exists():
+        awk.symlink_to("gawk")
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/bash\n")
+    (root / "etc/group").write_text("root:x:0:\n")
+    if Toolbox(root).run(["/usr/sbin/ldconfig"]).returncode:
+        raise RuntimeError("the toolbox does not run: ldconfig failed in it")
+
+
+def versions(box: Toolbox) -> str:
+    """The packages the toolbox is made of, a line each."""
+    return (box.root / "packages").read_text()
