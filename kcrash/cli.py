@@ -57,6 +57,7 @@ USAGE = "kcrash [options] VMLINUX VMCORE"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run kcrash with ``argv`` (without the program's name); the exit status."""
+    _open_streams()
     try:
         args = _options(sys.argv[1:] if argv is None else argv)
         status = _run(args)
@@ -75,6 +76,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _bug(error)
     return 1
+
+
+def _open_streams() -> None:
+    """A stream that was closed when we were started is /dev/null."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
+    reconfigure = getattr(sys.stdin, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
 
 
 def _options(argv: Sequence[str]) -> Arguments:

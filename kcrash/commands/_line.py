@@ -48,7 +48,7 @@ def _redirections(text: str, literal: bool) -> Line:
     if at is not None and text[at] == "<":
         after = find_redirection(text, at + 1)
         end = len(text) if after is None else after
-        source = _operand(text[at + 1 : end], "missing input file")
+        source = _operand(text[at + 1 : end], "missing input file").strip("\"'")
         command, at = text[:at].rstrip(), after
     else:
         command = text[:end].rstrip()

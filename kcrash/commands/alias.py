@@ -8,7 +8,7 @@ from kcrash.commands._aliases import Alias
 from kcrash.commands.base import Arg, Arguments, Column, Context, Item, Raw, Table, Text, command
 from kcrash.errors import CommandError
 
-COLUMNS = (Column("origin", "ORIGIN", 8), Column("alias", "ALIAS", 8), Column("command", "COMMAND"))
+COLUMNS = (Column("origin", "ORIGIN", 8), Column("alias", "ALIAS", 8), Column("text", "COMMAND"))
 
 
 @command(

@@ -6,7 +6,7 @@
 * `Fault`: something that could not be had; the listing goes on, the status is failed.
 
 In JSON every row, record, text and fault is one object on one line, with
-``command`` and ``kind`` first. Numbers are JSON integers (arbitrarily large);
+``command`` and ``kind`` first (so no data may be named so). Numbers are JSON integers (arbitrarily large);
 addresses are strings ``"0x..."``: wrap them in `Address`, or declare the column
 with `Column.address`. Absent values are None: ``null`` in JSON, the column's
 ``absent`` text in a table.

@@ -173,6 +173,8 @@ def _row_data(columns: Sequence[Column]) -> Callable[[Row], dict[str, object]]:
 
 
 def _object(command: str, kind: str, data: Mapping[str, object]) -> str:
+    if "command" in data or "kind" in data:
+        raise ValueError(f"{command}: JSON data may not be named command or kind")
     return _encode({"command": command, "kind": kind, **plain_mapping(data)}) + "\n"
 
 

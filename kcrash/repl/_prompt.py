@@ -18,7 +18,7 @@ from kcrash.commands._arguments import Declaration
 from kcrash.commands._shell import Exit, Shell
 from kcrash.errors import CommandError
 from kcrash.output.terminal import error_line
-from kcrash.repl.engine import suggest
+from kcrash.repl.engine import Suggestion, suggest
 from kcrash.repl.history import History, default_path
 from kcrash.repl.words import Words
 
@@ -105,8 +105,16 @@ class _Completer(Completer):
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         suggestion = suggest(document.text_before_cursor, self._declaration)
-        for word in self._words.matching(suggestion):
-            yield Completion(word, -len(suggestion.prefix))
+        words = list(self._words.matching(suggestion))
+        blank = " " if len(words) == 1 and self._is_whole(words[0], suggestion) else ""
+        for word in words:
+            yield Completion(word + blank, -len(suggestion.prefix))
+
+    def _is_whole(self, word: str, suggestion: Suggestion) -> bool:
+        """Whether a blank can follow: not after a folder, nor a type, whose members may follow."""
+        if "type" in suggestion.kinds:
+            return "command" in suggestion.kinds and self._declaration(word) is not None
+        return "member" not in suggestion.kinds and not word.endswith("/")
 
     def _declaration(self, name: str) -> Declaration | None:
         alias = self._shell.context.aliases.get(name)
