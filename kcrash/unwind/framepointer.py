@@ -1,0 +1,55 @@
+"""Following frame pointers, where no table says anything.
+
+Sources: arch/x86/kernel/unwind_frame.c and arch/x86/include/asm/frame.h of the
+kernel (ENCODE_FRAME_POINTER); the records' form is data (FrameLayout).
+"""
+
+from __future__ import annotations
+
+from kcrash.unwind.rules import Kind, Row, Rule
+from kcrash.unwind.target import FrameLayout, RegsLayout, Target
+
+
+def frame_row(target: Target, frame_pointer: int) -> Row | None:
+    """The rules of a frame whose frame pointer has this value; None if it cannot be one."""
+    layout = target.frame
+    if layout.regs_tag and frame_pointer & layout.regs_tag:
+        return None if target.regs is None else saved_regs_row(target, target.regs, frame_pointer)
+    if frame_pointer == 0 or frame_pointer % target.word_bytes:
+        return None
+    return _record_row(target, layout)
+
+
+def _record_row(target: Target, layout: FrameLayout) -> Row:
+    end = layout.cfa if layout.cfa is not None else layout.return_address + target.word_bytes
+    rules = {
+        target.fp: Rule(Kind.SAVED, offset=layout.saved_fp - end),
+        target.return_column: Rule(Kind.SAVED, offset=layout.return_address - end),
+    }
+    if layout.cfa is not None:
+        rules[target.sp] = Rule(Kind.CFA)
+    cfa = Rule(Kind.REGISTER, target.fp, end)
+    return Row(cfa, tuple(rules.items()), target.return_column, False, "fp")
+
+
+def saved_regs_row(target: Target, regs: RegsLayout, frame_pointer: int) -> Row:
+    """The rules of a frame whose frame pointer marks a struct pt_regs: everything is saved there."""
+    address = frame_pointer & ~target.frame.regs_tag
+    rules = {number: Rule(Kind.SAVED, 0, at, b"", size) for number, (at, size) in regs.fields.items()}
+    return Row(Rule(Kind.CONSTANT, 0, address), tuple(rules.items()), target.pc, True, "regs", 0)
+
+
+def null_call_row(target: Target) -> Row:
+    """The rules right after a call to an address that holds no code.
+
+    Linux commit f4f34e1b82eb ("x86/unwind: Handle NULL pointer calls better in
+    frame unwinder") in v5.1; the null_orc_entry of unwind_orc.c.
+    """
+    unchanged = {
+        number: Rule(Kind.REGISTER, number) for number in (*target.callee_saved, target.return_column)
+    }
+    if target.null_call:
+        unchanged[target.return_column] = Rule(Kind.SAVED, offset=-target.null_call)
+    rules = {**unchanged, target.sp: Rule(Kind.CFA)}
+    cfa = Rule(Kind.REGISTER, target.sp, target.null_call)
+    return Row(cfa, tuple(rules.items()), target.return_column, False, "fp")

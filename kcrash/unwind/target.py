@@ -1,0 +1,133 @@
+"""What unwinding needs to know of a CPU and of memory, and nothing more."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from kcrash.arch.base import Arch
+
+
+class MemoryReader(Protocol):
+    """Where stacks are read from."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Exactly ``size`` bytes. Raises MemoryFault."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameLayout:
+    """The record that a frame pointer points at: byte offsets from the frame pointer.
+
+    ``cfa``: offset of the caller's stack pointer, None where the record does not
+    tell it (arm64, where the record may stand anywhere in the frame).
+    ``regs_tag``: bits that mark a frame pointer as the address of a struct
+    pt_regs, 0 for none. Linux commit 946c191161ce ("x86/entry/unwind: Create stack
+    frames for saved interrupt registers") in v4.10 sets bit 0 on x86_64.
+    """
+
+    saved_fp: int
+    return_address: int
+    cfa: int | None
+    regs_tag: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RegsLayout:
+    """``struct pt_regs`` of one kernel: DWARF number -> (byte offset, bytes); ``size`` of the whole."""
+
+    size: int
+    fields: Mapping[int, tuple[int, int]]
+
+
+# arch/x86/include/asm/ptrace.h: the same words at the same places in every kernel so far. cs and ss
+# count as words: the bits above their 16 are zero without FRED, and FRED's are no part of them.
+X86_64_REGS = RegsLayout(
+    168,
+    {
+        15: (0, 8), 14: (8, 8), 13: (16, 8), 12: (24, 8), 6: (32, 8), 3: (40, 8), 11: (48, 8), 10: (56, 8),
+        9: (64, 8), 8: (72, 8), 0: (80, 8), 2: (88, 8), 1: (96, 8), 4: (104, 8), 5: (112, 8), 16: (128, 8),
+        51: (136, 2), 49: (144, 8), 7: (152, 8), 52: (160, 2),
+    },
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One CPU, as far as frames go. Registers by DWARF number.
+
+    ``pc``: where a frame's own pc is kept; ``return_column``: where a call leaves
+    the return address (the same on x86_64; 32 and 30 on arm64).
+    ``null_call``: bytes that a call pushes, by which a jump to address 0 is
+    undone; 0 where the return address stays in ``return_column``.
+    ``canonical``: what to do with a return address that was read (arm64's
+    pointer authentication bits), None for nothing; ``ra_sign_state``: arm64's
+    pseudo-register that tells whether there are any.
+    ``user_mode``: True if registers are those of user space.
+    """
+
+    name: str
+    word_bytes: int
+    byte_order: str
+    pc: int
+    sp: int
+    fp: int
+    return_column: int
+    callee_saved: frozenset[int]
+    frame: FrameLayout
+    regs: RegsLayout | None = None
+    null_call: int = 0
+    ra_sign_state: int | None = None
+    canonical: Callable[[int], int] | None = None
+    user_mode: Callable[[Mapping[int, int]], bool] = field(default=lambda registers: False)
+
+    @cached_property
+    def mask(self) -> int:
+        """All bits of a word."""
+        return (1 << 8 * self.word_bytes) - 1
+
+    @cached_property
+    def order(self) -> str:
+        """The byte order as struct spells it."""
+        return "<" if self.byte_order == "little" else ">"
+
+    @cached_property
+    def word(self) -> struct.Struct:
+        """One unsigned word."""
+        return struct.Struct(self.order + ("Q" if self.word_bytes == 8 else "I"))
+
+
+def target_for(arch: Arch, regs: RegsLayout | None = None) -> Target:
+    """The target of an architecture record.
+
+    ``regs``: layout of struct pt_regs as the kernel's types tell it; X86_64_REGS
+    does for every x86_64 kernel. An architecture may have a ``frame_layout``;
+    without one the frame pointer is taken to point at {saved fp, return address}.
+    """
+    words = arch.word_bytes
+    pushes = arch.dwarf[arch.pc] == arch.return_column
+    frame = getattr(arch, "frame_layout", None) or FrameLayout(0, words, 2 * words if pushes else None, 1)
+
+    def user_mode(registers: Mapping[int, int]) -> bool:
+        named = {name: registers[n] for name, n in arch.dwarf.items() if n in registers}
+        return arch.user_mode(named)
+
+    return Target(
+        name=arch.name,
+        word_bytes=words,
+        byte_order=arch.byte_order,
+        pc=arch.dwarf[arch.pc],
+        sp=arch.dwarf[arch.sp],
+        fp=arch.dwarf[arch.fp],
+        return_column=arch.return_column,
+        callee_saved=arch.callee_saved,
+        frame=frame,
+        regs=regs,
+        null_call=words if pushes else 0,
+        ra_sign_state=arch.dwarf.get("ra_sign_state"),
+        user_mode=user_mode,
+    )

@@ -1,0 +1,282 @@
+"""From the registers of one frame to those of all its callers.
+
+Per frame: CFI, then ORC, then the frame pointer, in the order that drgn has
+shown to work best on kernels; ORC first where inline assembly has switched the
+stack behind the compiler's back. Nothing here raises for what a dump holds: a
+trace that cannot go on ends with a frame whose note says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from typing import NamedTuple
+
+from kcrash.errors import BadFormat, MemoryFault
+from kcrash.unwind.codemap import CodeMap, RowTable, Tables
+from kcrash.unwind.expression import Unknown
+from kcrash.unwind.framepointer import frame_row, null_call_row
+from kcrash.unwind.memory import BlockReader
+from kcrash.unwind.recover import Recovered, find_cfa, recover
+from kcrash.unwind.registers import Registers
+from kcrash.unwind.rules import Kind, Row
+from kcrash.unwind.target import MemoryReader, Target
+
+MAX_FRAMES = 1024
+MAX_MEMO = 65_536
+
+
+class Frame(NamedTuple):
+    """One frame, innermost first.
+
+    ``pc``: None if unknown; ``cfa``: the canonical frame address (on x86_64 the
+    stack pointer before the call), None if nothing tells it; ``registers``: as
+    they were in this frame; ``method``: how the step to this frame was made:
+    "start", "cfi", "orc", "fp" or "regs" (out of a saved struct pt_regs);
+    ``interrupted``: ``pc`` is where the frame was interrupted, not a return
+    address; ``regs_address``: of the pt_regs that ``registers`` came from;
+    ``note``: why the trace ends here, "" if it goes on or has come to its proper end.
+    """
+
+    level: int
+    pc: int | None
+    cfa: int | None
+    registers: Registers
+    method: str
+    interrupted: bool
+    regs_address: int | None
+    note: str
+
+    @property
+    def lookup_pc(self) -> int | None:
+        """The address to look up symbols, lines and rows with.
+
+        A return address may lie behind the end of the function that called, if
+        the callee does not return.
+        """
+        return self.pc if self.pc is None or self.interrupted else self.pc - 1
+
+
+class _Step(NamedTuple):
+    """What the row of a frame gives: its CFA and its caller, or why there is none."""
+
+    cfa: int | None
+    caller: Registers | None = None
+    row: Row | None = None
+    note: str = ""
+
+
+class Unwinder:
+    """Unwinds stacks of one machine.
+
+    ``code``: what is code, and its tables; ``memory``: reads the kernel's
+    addresses; ``stack_of(address)``: some value that is the same for all
+    addresses of one stack, None for no stack (without it, addresses within one
+    16 KiB block are of one stack); ``fix_return(address, slot)``: the true return
+    address where a tracer has replaced the one at ``slot``.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        code: CodeMap,
+        memory: MemoryReader,
+        *,
+        stack_of: Callable[[int], Hashable] | None = None,
+        fix_return: Callable[[int, int], int] | None = None,
+    ) -> None:
+        self.target = target
+        self.code = code
+        self.memory = memory
+        self._stack_of = stack_of
+        self._fix_return = fix_return
+        self._memo: dict[tuple[int, bool], tuple[Row | None, str]] = {}
+
+    # -- frames
+
+    def unwind(
+        self,
+        registers: Registers,
+        *,
+        interrupted: bool = True,
+        limit: int = MAX_FRAMES,
+        prefer_orc: bool = False,
+    ) -> Iterator[Frame]:
+        """The frames from ``registers`` outwards, at most ``limit``.
+
+        ``interrupted``: False if the first pc is a return address (a task that has
+        been switched out). The first frame is yielded whatever happens.
+        """
+        memory = BlockReader(self.memory, self.target)
+        seen: set[tuple[int | None, ...]] = set()
+        method, regs_address = "start", None
+        for level in range(limit):
+            step = self._step(registers, interrupted, method, memory, prefer_orc)
+            note = step.note or self._loop_note(step, seen)
+            if step.caller is not None and not note and level + 1 == limit:
+                note = f"stopped after {limit} frames"
+            pc = registers.get(self.target.pc)
+            yield Frame(level, pc, step.cfa, registers, method, interrupted, regs_address, note)
+            if note or step.caller is None or step.row is None:
+                return
+            row = step.row
+            registers, interrupted, method = step.caller, row.interrupted, row.method
+            regs_address = None
+            if row.regs_offset is not None and step.cfa is not None:
+                regs_address = step.cfa + row.regs_offset & self.target.mask
+
+    def _loop_note(self, step: _Step, seen: set[tuple[int | None, ...]]) -> str:
+        if step.caller is None:
+            return ""
+        target = self.target
+        key = tuple(map(step.caller.get, (target.pc, target.sp, target.fp)))
+        if key in seen:
+            return "the stack goes round in a circle"
+        seen.add(key)
+        return ""
+
+    def _step(
+        self, registers: Registers, interrupted: bool, method: str, memory: BlockReader, prefer_orc: bool
+    ) -> _Step:
+        pc = registers.get(self.target.pc)
+        if pc is None:
+            return _Step(None, note="the pc is not known")
+        if method in ("start", "regs") and self.target.user_mode(registers):
+            return _Step(None)
+        row, note = self._row(pc, interrupted, method, prefer_orc)
+        if row is None:
+            row, note = self._fallback(pc, registers, interrupted, memory, note)
+        if row is None or row.cfa is None:
+            return _Step(None, note=note)
+        try:
+            return self._apply(row, registers, memory)
+        except BadFormat as error:
+            return _Step(None, note=str(error))
+
+    # -- rows
+
+    def _row(self, pc: int, interrupted: bool, method: str, prefer_orc: bool) -> tuple[Row | None, str]:
+        found = self._table_row(pc if interrupted else pc - 1, prefer_orc)
+        if found[0] is None and method == "start" and not interrupted:
+            # A task that has never run returns to the very start of ret_from_fork.
+            return self._table_row(pc, prefer_orc)
+        return found
+
+    def _table_row(self, address: int, prefer_orc: bool) -> tuple[Row | None, str]:
+        key = address, prefer_orc
+        found = self._memo.get(key)
+        if found is None:
+            if len(self._memo) >= MAX_MEMO:
+                self._memo.clear()
+            found = self._memo[key] = self._find_row(address, prefer_orc)
+        return found
+
+    def _find_row(self, address: int, prefer_orc: bool) -> tuple[Row | None, str]:
+        tables = self.code.find(address)
+        if tables is None:
+            return None, ""
+        notes = []
+        for table in self._in_order(tables, address, prefer_orc):
+            try:
+                row = table.row(address)
+            except BadFormat as error:
+                notes.append(str(error))
+                continue
+            if row is not None:
+                return row, ""
+        return None, "; ".join(notes)
+
+    def _in_order(self, tables: Tables, address: int, prefer_orc: bool) -> list[RowTable]:
+        cfi, orc = tables.cfi, tables.orc
+        try:
+            orc_first = orc is not None and (prefer_orc or orc.switches_stack(address))
+        except BadFormat:
+            orc_first = False
+        order = (orc, cfi) if orc_first else (cfi, orc)
+        return [table for table in order if table is not None]
+
+    def _fallback(
+        self, pc: int, registers: Registers, interrupted: bool, memory: BlockReader, note: str
+    ) -> tuple[Row | None, str]:
+        """Where no table says anything: a call into nowhere, or code with frame pointers."""
+        in_code = pc in self.code
+        if not in_code and not interrupted:
+            return None, f"{pc:#x} is not in kernel code"
+        if not in_code and self._returns_to_code(registers, memory):
+            return null_call_row(self.target), ""
+        frame_pointer = registers.get(self.target.fp)
+        row = None if frame_pointer is None else frame_row(self.target, frame_pointer)
+        if row is None or frame_pointer is None:
+            return None, note or f"nothing tells how to unwind {pc:#x}"
+        sp = registers.get(self.target.sp)
+        if sp is not None and frame_pointer < sp and self._same_stack(frame_pointer, sp):
+            return None, note or f"the frame pointer {frame_pointer:#x} is below the stack pointer"
+        return row, ""
+
+    def _returns_to_code(self, registers: Registers, memory: BlockReader) -> bool:
+        if not self.target.null_call:
+            link = registers.get(self.target.return_column)
+            return link is not None and link in self.code
+        sp = registers.get(self.target.sp)
+        try:
+            return sp is not None and memory.word(sp) in self.code
+        except MemoryFault:
+            return False
+
+    # -- the step itself
+
+    def _apply(self, row: Row, registers: Registers, memory: BlockReader) -> _Step:
+        target = self.target
+        if row.cfa is None:
+            return _Step(None)
+        try:
+            cfa = find_cfa(row.cfa, registers, memory, target)
+        except (Unknown, MemoryFault) as error:
+            what = str(error) if isinstance(error, MemoryFault) else "it needs a register that is not known"
+            return _Step(None, note=f"no frame address: {what}")
+        found = recover(row, cfa, registers, memory, target)
+        return_address = found.values.get(row.return_column)
+        if return_address is None:
+            return _Step(cfa, note=self._no_caller(row, found))
+        caller = self._caller(row, found, return_address)
+        if self._goes_back(row, registers, caller):
+            return _Step(cfa, note="the caller's stack pointer is not above this frame's")
+        return _Step(cfa, caller, row)
+
+    def _no_caller(self, row: Row, found: Recovered) -> str:
+        """A return address without a rule is how CFI marks the outermost frame."""
+        if all(number != row.return_column for number, _rule in row.rules):
+            return ""
+        return f"no return address: {found.fault or 'it is not known'}"
+
+    def _caller(self, row: Row, found: Recovered, return_address: int) -> Registers:
+        target = self.target
+        if target.canonical is not None:
+            return_address = target.canonical(return_address)
+        if self._fix_return is not None:
+            return_address = self._fix_return(return_address, _slot(row, found.cfa))
+        found.values[target.pc] = return_address
+        return Registers.adopt(found.values)
+
+    def _goes_back(self, row: Row, registers: Registers, caller: Registers) -> bool:
+        """True if the stack would shrink: unwind_next_frame() calls it bad data too."""
+        old, new = registers.get(self.target.sp), caller.get(self.target.sp)
+        if old is None or new is None or new > old or not self._same_stack(old, new):
+            return False
+        if row.regs_offset is not None and self._stack_of is None:
+            return False  # an exception stack may stand next to the one that was interrupted
+        # Only where a call pushes nothing can a leaf function leave the stack as it is.
+        return new < old or bool(self.target.null_call)
+
+    def _same_stack(self, one: int, other: int) -> bool:
+        if self._stack_of is None:
+            return one >> 14 == other >> 14
+        stack = self._stack_of(one)
+        return stack is not None and stack == self._stack_of(other)
+
+
+def _slot(row: Row, cfa: int) -> int:
+    """Where the return address was read, 0 if it was not in memory."""
+    for number, rule in row.rules:
+        if number == row.return_column and rule.kind == Kind.SAVED:
+            return cfa + rule.offset
+    return 0
