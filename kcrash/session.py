@@ -213,7 +213,7 @@ class Session:
     def line_of(self, address: int) -> SourceLine | None:
         """The line of source that the code at a kernel address comes from; None where nothing tells."""
         low, high = self.symbols.kernel_range
-        if not low <= address < high or not self.dwarf.present:
+        if not low <= address < high or not self.dwarf.present():
             return None
         found = self.dwarf.line_of(address - self.layout.kaslr)
         return None if found is None else SourceLine(found.file, found.line)
@@ -274,7 +274,8 @@ def open_session(files: Sequence[str], options: Options | None = None) -> Sessio
 
 def sort_files(files: Sequence[str]) -> tuple[list[str], list[str]]:
     """``(kernels, dumps)``: an ELF file that is no core is a kernel; all else must be a dump."""
-    kernels, dumps = [], []
+    kernels: list[str] = []
+    dumps: list[str] = []
     for file in files:
         (kernels if _is_kernel(file) else dumps).append(file)
     return kernels, dumps

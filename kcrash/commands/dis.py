@@ -40,7 +40,7 @@ from kcrash.session import Session, SourceLine
         Flag("-U", "as the decoder has it", hidden=True),
         RADIX,
         Option("-b", "num", "skip this many bytes behind each ud2", parse=parse_number, hidden=True),
-        Arg("address", "hexadecimal, a symbol, or an expression in parentheses", "address|symbol|(expression)",
+        Arg("address", "hexadecimal, a symbol, or (an expression)", "address|symbol|(expression)",
             completes="symbol"),
         Arg("count", "how many instructions; a whole routine for a symbol, else 1", optional=True),
     ],

@@ -25,7 +25,6 @@ from kcrash.session import Session
         Flag("-c", "the thread or CPU that logged the message"),
         Flag("-a", "messages still queued for the audit daemon"),
         Flag("-s", "the per-CPU printk_safe buffers"),
-        Flag("-R", "demangle Rust names"),
     ],
     description="The kernel's log, oldest message first. Several lines of a message stand together.",
     examples=[("The last words:", "log | tail -20"), ("With levels, in local words:", "log -T -m")],
@@ -76,15 +75,10 @@ def _formatter(session: Session, args: Arguments) -> Callable[[LogRecord], list[
         from kcrash.linux.time import boot_time
 
         boot = boot_time(session)
-    demangle: Callable[[str], str] = str
-    if args.R:
-        from kcrash.symbols.rust import demangle_text
-
-        demangle = demangle_text
 
     def show(record: LogRecord) -> list[str]:
         prefix = _prefix(record, args, boot)
-        first, *others = demangle(record.text.decode("utf-8", "replace")).split("\n")
+        first, *others = record.text.decode("utf-8", "replace").split("\n")
         lines = [prefix + first, *(" " * len(prefix) + line for line in others)]
         if args.d:
             lines += [" " * len(prefix) + pair.decode("utf-8", "replace") for pair in record.dictionary]

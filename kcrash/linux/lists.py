@@ -41,7 +41,7 @@ def list_for_each_entry(session: Session, head: int, type_: str, member: str) ->
 def hlist_for_each(session: Session, head: int, limit: int = MAX_LIST) -> Iterator[int]:
     """Addresses of the ``struct hlist_node`` nodes of a hash list; an nulls marker (odd) ends it too."""
     word = session.memory.word
-    node, seen = word(head), set()
+    node, seen = word(head), set[int]()
     while node and not node & 1:
         if node in seen or len(seen) > limit:
             raise CorruptData(f"hash list at {head:x} loops at {node:x}")

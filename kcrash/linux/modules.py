@@ -123,7 +123,8 @@ def taint_letters(session: Session) -> str:
     table = session.symbols.find_kernel("taint_flags")
     if table is None or not session.types.has("struct taint_flag", "c_true"):
         return "PFSRMBUDAWCIOEL"
-    size, offset = session.types.size("struct taint_flag"), session.types.offset("struct taint_flag", "c_true")
+    size = session.types.size("struct taint_flag")
+    offset = session.types.offset("struct taint_flag", "c_true")
     symbol = session.symbols.symbol("taint_flags")
     count = min((symbol.size if symbol else 0) // size or 18, 64)
     data = session.memory.read(table, count * size)

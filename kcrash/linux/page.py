@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kcrash.errors import FaultReason, MemoryFault
 
@@ -13,7 +14,8 @@ SECTION_HAS_MEM_MAP = 2
 SECTION_MAP_MASK = ~0xFF  # low bits of section_mem_map are flags; more of them with time
 
 
-class Page(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Page:
     """A page frame: ``address`` of its struct page; ``count``: references."""
 
     address: int

@@ -191,7 +191,7 @@ def _plain(session: Session) -> Iterator[LogRecord]:
 
 
 def safe_buffers(session: Session) -> Iterator[tuple[str, int, int, bytes]]:
-    """``(variable, cpu, address, text)`` of each per-CPU buffer. Raises MissingSymbol where there are none."""
+    """``(variable, cpu, address, text)`` of each per-CPU buffer. MissingSymbol if there are none."""
     from kcrash.linux.cpus import possible_cpus
 
     names = [n for n in ("nmi_print_seq", "safe_print_seq") if session.symbols.find_kernel(n) is not None]

@@ -70,8 +70,8 @@ class Task:
 
     @property
     def is_kernel(self) -> bool:
-        """True for kernel threads and idle tasks."""
-        return not self.mm and (bool(self.flags & PF_KTHREAD) or self.pid == 0)
+        """True for kernel threads (one may borrow an mm for a while) and idle tasks."""
+        return bool(self.flags & PF_KTHREAD) or self.pid == 0
 
     @property
     def is_leader(self) -> bool:

@@ -193,7 +193,7 @@ class ElfFile:
             return None
         if name not in self._unpacked:
             data = memoryview(self.mm)[section.offset : section.offset + section.size]
-            if len(data) < 12 or data[:4] != b"ZLIB":
+            if len(data) < 12 or bytes(data[:4]) != b"ZLIB":
                 raise BadFormat(self.path, f"section {section.name} is cut", section.offset)
             size = int.from_bytes(data[4:12], "big")
             if size > MAX_UNPACKED:

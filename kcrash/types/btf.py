@@ -73,10 +73,10 @@ class BtfSource:
         self.pointer_size = pointer_size
         self.base = base
         self._parse_header(data)
-        self.first_id = base.first_id + len(base.starts) if base else 1
-        self._string_base = base.string_end if base else 0
-        self.string_end = self._string_base + len(self._strings)
-        self.starts = self._scan() if starts is None else starts
+        self.first_id: int = base.first_id + len(base.starts) if base else 1
+        self._string_base: int = base.string_end if base else 0
+        self.string_end: int = self._string_base + len(self._strings)
+        self.starts: array[int] = self._scan() if starts is None else starts
         self._types: dict[int, Type] = {}
         self._named: dict[tuple[str, str], int] = {}
 

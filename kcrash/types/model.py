@@ -112,7 +112,7 @@ class ArrayType(_Referring):
         self._size: int | None = None
 
     @property
-    def size(self) -> int:  # type: ignore[override]
+    def size(self) -> int:
         """Bytes of the whole array; 0 for ``[]``."""
         if self._size is None:
             self._size = (self.count or 0) * self.target.size
@@ -281,7 +281,7 @@ class TypedefType(_Referring):
         super().__init__(target, name)
 
     @property
-    def size(self) -> int:  # type: ignore[override]
+    def size(self) -> int:
         """Bytes of the aliased type."""
         return self.target.size
 
@@ -305,7 +305,7 @@ class QualifiedType(_Referring):
         self.qualifier = qualifier
 
     @property
-    def size(self) -> int:  # type: ignore[override]
+    def size(self) -> int:
         """Bytes of the qualified type."""
         return self.target.size
 

@@ -33,8 +33,11 @@ MAX_STRING = 4096
 class Target(Protocol):
     """What a value needs of its session."""
 
-    memory: AddressSpace
     types: Types
+
+    @property
+    def memory(self) -> AddressSpace:
+        """The kernel's address space."""
 
 
 class Value:

@@ -57,7 +57,7 @@ class Guest:
         return (self._folder / "console.log").read_text(errors="replace").replace("\r\n", "\n")
 
     def wait_for(self, line: str, limit: float) -> None:
-        """Returns when the console has the line; GuestBroke when the guest is broken or limit seconds passed."""
+        """Returns when the console has the line; GuestBroke when the guest broke or limit seconds passed."""
         for _ in _ticks(limit):
             console = self.console()
             if f"\n{line}" in console:

@@ -1,6 +1,7 @@
 /* The launcher: starts the processes of the workload, waits until every thread is where it belongs, prints the truth. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -9,9 +10,9 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <fcntl.h>
 #include "lab.h"
 
 struct board *board;
@@ -87,11 +88,11 @@ static void zombie(void)
 {
 }
 
-/* The leader ends, its thread stays. */
+/* The leader ends, its thread stays. (pthread_exit would want libgcc_s.) */
 static void dead_leader(void)
 {
 	start_thread_in("futex");
-	pthread_exit(NULL);
+	syscall(SYS_exit, 0);
 }
 
 static bool at_rest(struct thread *t)

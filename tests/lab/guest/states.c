@@ -276,6 +276,7 @@ struct thread *new_thread(const char *state)
 	if (index >= MAX_THREADS)
 		die("too many threads");
 	t->index = index;
+	t->seen = '?';
 	t->state = state_named(state);
 	return t;
 }
