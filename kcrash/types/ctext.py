@@ -14,6 +14,14 @@ from kcrash.types.model import (
 
 MAX_DEPTH = 32  # a hostile type section may nest for ever
 
+# BTF and DWARF name base types as gcc does; gdb writes the shortest form.
+_SHORT = {
+    "short int": "short", "short unsigned int": "unsigned short",
+    "long int": "long", "long unsigned int": "unsigned long",
+    "long long int": "long long", "long long unsigned int": "unsigned long long",
+    "__int128 unsigned": "unsigned __int128",
+}  # fmt: skip
+
 
 def type_name(type_: Type) -> str:
     """The type's name as gdb writes it."""
@@ -40,7 +48,7 @@ def base_name(type_: Type) -> str:
     """``struct x``, ``enum y``, ``int``; anonymous ones as ``struct {...}``."""
     if isinstance(type_, CompoundType | EnumType):
         return f"{type_.kind} {type_.name or '{...}'}"
-    return type_.name or type_.kind
+    return _SHORT.get(type_.name, type_.name) or type_.kind
 
 
 def _declare_pointer(type_: PointerType, name: str, depth: int) -> str:
