@@ -39,9 +39,15 @@ def run(shell: Shell, done: Callable[[int], None]) -> None:
         completer=_Completer(shell, words),
         complete_while_typing=False,
         complete_style=CompleteStyle.READLINE_LIKE,
-        enable_history_search=False,
         lexer=_Lexer(shell),
     )
+    try:
+        _loop(shell, session, history, done)
+    finally:
+        words.stop()
+
+
+def _loop(shell: Shell, session: PromptSession[str], history: History, done: Callable[[int], None]) -> None:
     while True:
         session.editing_mode = EditingMode.VI if shell.settings.edit == "vi" else EditingMode.EMACS
         try:

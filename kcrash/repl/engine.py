@@ -41,7 +41,7 @@ def suggest(text: str, declaration: Callable[[str], Declaration | None]) -> Sugg
     prefix = "" if ended or not words else str(words[-1])
     before = words if ended else words[:-1]
     if not before:
-        return Suggestion(prefix, FIRST)
+        return _member(prefix) or Suggestion(prefix, FIRST)
     found = declaration(before[0])
     if found is None:
         return _member(prefix) or Suggestion(prefix, ("symbol", "type"))

@@ -1,7 +1,7 @@
 """The words that completion offers: suggestion kinds to lists of names.
 
-Symbols and types are many and slow to list: a thread lists them once, in
-the background, and swaps the sorted list in when it is whole.
+Symbols and types are many and slow to list: that is done once, in the
+background (kcrash.repl.names), and the sorted lists are swapped in when whole.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from kcrash.errors import KcrashError
 from kcrash.repl.engine import Suggestion
+from kcrash.repl.names import Listing
 
 if TYPE_CHECKING:
     from kcrash.commands._shell import Shell
@@ -28,11 +29,21 @@ class Words:
         self._shell = shell
         self._lists: dict[str, Sequence[str]] = {}
         self._thread: threading.Thread | None = None
+        self._listing: Listing | None = None
 
     def start(self) -> None:
         """List symbols and types in the background."""
+        session = self._shell.context.session
+        if session is None:
+            return
+        self._listing = Listing(session.vmlinux.path, session.vmlinux.build_id)
         self._thread = threading.Thread(target=self._refresh, name="completion", daemon=True)
         self._thread.start()
+
+    def stop(self) -> None:
+        """End what runs in the background."""
+        if self._listing is not None:
+            self._listing.stop()
 
     def wait(self) -> None:
         """Wait until the lists are there (tests)."""
@@ -66,19 +77,12 @@ class Words:
         return makers[kind]() if kind in makers else ()
 
     def _refresh(self) -> None:
-        session = self._shell.context.session
-        sources: tuple[tuple[str, Callable[[], Iterator[str]]], ...] = (
-            ("symbol", lambda: (symbol.name for symbol in session.symbols.all())),
-            (
-                "type",
-                lambda: (n for kind in ("struct", "union", "typedef") for n in session.types.names(kind)),
-            ),
-        )
-        for kind, names in sources:
-            try:
-                self._lists[kind] = sorted(set(names()))
-            except Exception:  # noqa: S112 - completion without a list is still a shell
-                continue
+        assert self._listing is not None
+        try:
+            symbols, types = self._listing.read()
+        except OSError:
+            return
+        self._lists = {"symbol": symbols, "type": types}
 
     def _members(self, owner: str) -> Iterable[str]:
         types = self._shell.context.session.types

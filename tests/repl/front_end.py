@@ -13,6 +13,7 @@ def _open(args: Any) -> Any:
     level = SimpleNamespace(shift=12)
     return SimpleNamespace(
         close=lambda: None,
+        vmlinux=SimpleNamespace(path="/nonexistent", build_id=None),
         symbols=SimpleNamespace(find={"jiffies": 0xFFFFFFFF82007980}.get, all=lambda: iter(())),
         types=SimpleNamespace(find=lambda kind, name: None, names=lambda kind: iter(("task_struct",))),
         arch=SimpleNamespace(word_bits=64, byte_order="little"),

@@ -52,7 +52,7 @@ DECLARED = {
         ("repeat struct ta", Suggestion("ta", ("type",))),
         ("foreach RU p", Suggestion("p", FIRST)),
         ("exit x", Suggestion("x")),
-        ("task_struct.co", Suggestion("task_struct.co", FIRST)),
+        ("task_struct.co", Suggestion("co", ("member",), owner="task_struct")),
         ("init_task x", Suggestion("x", ("symbol", "type"))),
     ],
 )
