@@ -157,7 +157,9 @@ def test_startup_file_of_somebody_else(tmp_path: Path) -> None:
 
 def test_full_disk_is_one_line() -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run([*FRONT_END, "-c", "help input"], stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [*FRONT_END, "-c", "help input"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
     assert done.returncode == 1
     assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
