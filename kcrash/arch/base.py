@@ -10,7 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Memory(Protocol):
@@ -71,7 +75,10 @@ class Paging:
 
     ``decode(value, level index)``; the last level's entries are never TABLE.
     ``user_end``: first address above user space; ``flags``: bits of an entry by
-    name, in the order in which they are shown.
+    name, in the order in which they are shown. ``decode_table``: for an array of
+    entries of the last level, as uint64: which of them map a page, and where it
+    lies. ``swap_entry``: for an OTHER entry of any level, ``(type, offset)`` of
+    the kernel's swp_entry_t.
     """
 
     levels: tuple[Level, ...]
@@ -80,6 +87,8 @@ class Paging:
     canonical_bits: int
     user_end: int
     flags: tuple[tuple[int, str], ...] = ()
+    decode_table: Callable[[NDArray[np.uint64]], tuple[NDArray[np.bool_], NDArray[np.uint64]]] | None = None
+    swap_entry: Callable[[int], tuple[int, int]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

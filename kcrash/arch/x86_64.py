@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kcrash.arch.base import (
     Arch,
@@ -26,6 +26,10 @@ from kcrash.arch.base import (
     register_arch,
 )
 from kcrash.errors import KcrashError, MemoryFault
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 START_KERNEL_MAP = 0xFFFFFFFF80000000
 MAX_KERNEL_IMAGE = 1 << 30
@@ -85,8 +89,26 @@ def make_paging(five_level: bool, encryption_mask: int = 0) -> Paging:
             return Entry(EntryKind.LEAF, value & masks[level])
         return Entry(EntryKind.TABLE, value & table_mask)
 
+    def decode_table(values: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
+        present = (values & PAGE_PRESENT) != 0
+        mapped = present | ((values & PAGE_PROTNONE) != 0)
+        return mapped, (values ^ (present.astype("u8") - 1)) & masks[last]  # hidden ones are inverted
+
     bits = 57 if five_level else 48
-    return Paging(tuple(levels), 8, decode, bits, 1 << bits - 1, ENTRY_FLAGS)
+    end = 1 << bits - 1
+    return Paging(tuple(levels), 8, decode, bits, end, ENTRY_FLAGS, decode_table, swap_entry)
+
+
+def swap_entry(value: int) -> tuple[int, int]:
+    """``(type, offset)``: __swp_type(), __swp_offset() in arch/x86/include/asm/pgtable_64.h.
+
+    The offset is inverted, and the type on top, since Linux commit bcd11afa7ada ("x86/speculation/l1tf:
+    Change order of offset/type in swap entry") in v4.18 and in all that it was ported back to. The
+    inverted offset's highest bits are ones then; no swap device reaches them in the older form.
+    """
+    if value >> 58 & 1:
+        return value >> 59, (~value & (1 << 59) - 1) >> 14
+    return value >> 9 & 0x1F, value >> 14
 
 
 def _decode_hidden(value: int, can_be_leaf: bool, is_pte: bool, mask: int) -> Entry:
