@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from kcrash.errors import CorruptData, KcrashError, MemoryFault, MissingSymbol
-from kcrash.linux.cpus import online_cpus, possible_cpus
+from kcrash.linux.cpus import online_cpus, present_cpus
 
 if TYPE_CHECKING:
     from kcrash.session import Session
@@ -36,8 +36,9 @@ class Task:
     ``address``: of its task_struct; ``comm``: raw bytes, as the process named
     itself; ``state``: the state word, and ``exit_state``; ``stack``: lowest
     address of its kernel stack; ``sp``: saved stack pointer of a task that is
-    off the CPU; ``mm``: 0 for kernel threads; ``parent``: the task_struct of its
-    real parent; ``idle_cpu``: CPU whose idle task this is, else None.
+    off the CPU; ``mm``: 0 for kernel threads; ``real_parent``: the task that made
+    it (or took it over); ``parent``: the same, or the debugger that traces it;
+    ``idle_cpu``: CPU whose idle task this is, else None.
     """
 
     session: Session
@@ -53,6 +54,7 @@ class Task:
     mm: int
     active_mm: int
     parent: int
+    real_parent: int
     leader: int
     signal: int
     cpu: int
@@ -89,7 +91,7 @@ def _members(session: Session) -> _Members:
     cpu = types.first_member(name, ("thread_info.cpu", "cpu"))
     sp = types.first_member(name, ("thread.sp", "thread.cpu_context.sp", "thread.ksp", "thread.sp0"))
     paths = ("pid", "tgid", "comm", state, "exit_state", "flags", "stack", sp or "stack", "mm", "active_mm",
-             "real_parent", "group_leader", "signal", cpu or "flags")  # fmt: skip
+             "parent", "real_parent", "group_leader", "signal", cpu or "flags")  # fmt: skip
     return _Members(paths, cpu is None)
 
 
@@ -99,13 +101,13 @@ def read_task(session: Session, address: int, idle_cpu: int | None = None) -> Ta
     reader = session.types.reader("struct task_struct", *members.paths)
     fields = reader(session.memory.read(address + reader.start, reader.size))
     (pid, tgid, comm, state, exit_state, flags, stack, sp, mm, active_mm,
-     parent, leader, signal, cpu) = fields  # fmt: skip
+     parent, real_parent, leader, signal, cpu) = fields  # fmt: skip
     if members.cpu_on_stack:
         cpu = _cpu_on_stack(session, stack)
     if idle_cpu is not None:
         cpu = idle_cpu
     return Task(session, address, pid, tgid, comm.split(b"\0", 1)[0], state, exit_state, flags, stack, sp, mm,
-                active_mm, parent, leader, signal, cpu, idle_cpu)  # fmt: skip
+                active_mm, parent, real_parent, leader, signal, cpu, idle_cpu)  # fmt: skip
 
 
 def _cpu_on_stack(session: Session, stack: int) -> int:
@@ -120,8 +122,8 @@ def _cpu_on_stack(session: Session, stack: int) -> int:
 
 
 def idle_tasks(session: Session) -> dict[int, int]:
-    """CPU number -> address of its idle task (``struct rq``.idle)."""
-    return session.memo("idle_tasks", lambda: _rq_pointers(session, "idle", possible_cpus(session)))
+    """CPU number -> address of its idle task (``struct rq``.idle), CPUs that are plugged in only."""
+    return session.memo("idle_tasks", lambda: _rq_pointers(session, "idle", present_cpus(session)))
 
 
 def current_tasks(session: Session) -> dict[int, int]:
@@ -228,7 +230,11 @@ def _thread_list(session: Session, leader: Task) -> tuple[int, int, int]:
 
 
 class TaskTable:
-    """All tasks of a session, read once: by address, by pid, and the errors met on the way."""
+    """All tasks of a session, read once: by address, by pid, and the errors met on the way.
+
+    ``current``: online CPU -> address of the task that was on it; ``active``: addresses of
+    the tasks that were on any CPU, those that are offline (and sit in their idle task) included.
+    """
 
     def __init__(self, session: Session) -> None:
         self.tasks: list[Task] = []
@@ -246,11 +252,18 @@ class TaskTable:
         for task in self.tasks:
             self.by_leader.setdefault(task.leader, []).append(task)
         try:
-            self.current = current_tasks(session)
+            self.current = dict(current_tasks(session))
+            on_cpu = _rq_pointers(session, "curr", present_cpus(session))
         except KcrashError as error:
             self.errors.append(error)
-            self.current = {}
-        self.active = set(self.current.values())
+            self.current = on_cpu = {}
+        self.active = set(on_cpu.values())
+
+    def mark_active(self, task: Task, keep: Task | None = None) -> None:
+        """Take ``task`` for the one that was on its CPU; ``keep`` stays active all the same."""
+        self.active.discard(self.current.get(task.cpu, 0))
+        self.current[task.cpu] = task.address
+        self.active.update({task.address} if keep is None else {task.address, keep.address})
 
     def sorted(self) -> list[Task]:
         """Idle tasks by CPU, then by pid, as crash lists them."""

@@ -1,0 +1,208 @@
+"""The machine and the kernel as a whole: names, memory, load, taint, why it died."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from kcrash.dump.base import Utsname
+from kcrash.errors import KcrashError, MemoryFault, MissingSymbol
+from kcrash.linux.printk import log_records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kcrash.session import Session
+
+MAX_NODES = 1024
+MAX_STRING = 256
+
+
+# -- names
+
+
+def utsname(session: Session) -> Utsname:
+    """What ``uname -a`` printed: init_uts_ns.name (struct new_utsname). Raises KcrashError."""
+    return session.memo("utsname", lambda: _utsname(session))
+
+
+def _utsname(session: Session) -> Utsname:
+    fields = ("sysname", "nodename", "release", "version", "machine", "domainname")
+    base = session.symbols.address("init_uts_ns") + session.types.offset("struct uts_namespace", "name")
+    reader = session.types.reader("struct new_utsname", *fields)
+    values = reader(session.memory.read(base + reader.start, reader.size))
+    return Utsname(*(value.split(b"\0", 1)[0].decode("utf-8", "replace") for value in values))
+
+
+def dmi_strings(session: Session) -> list[tuple[str, str]]:
+    """``("DMI_BIOS_VENDOR", "SeaBIOS")`` ... as drivers/firmware/dmi_scan.c keeps them.
+
+    Raises KcrashError.
+    """
+    pointers = session.symbols.address("dmi_ident")
+    names = session.types.type("enum dmi_field").underlying
+    found = []
+    for name, number in getattr(names, "enumerators", {}).items():
+        if name in ("DMI_NONE", "DMI_STRING_MAX", "DMI_OEM_STRING"):
+            continue
+        pointer = session.memory.word(pointers + number * session.arch.word_bytes)
+        if pointer:
+            text = session.memory.string(pointer, MAX_STRING)
+            found.append((name, text.decode("utf-8", "replace")))
+    return found
+
+
+# -- load and memory
+
+
+class LoadAverage(NamedTuple):
+    """The load averages over 1, 5 and 15 minutes."""
+
+    one: float
+    five: float
+    fifteen: float
+
+
+def load_average(session: Session) -> LoadAverage:
+    """From avenrun: fixed point with 11 bits of fraction, rounded as /proc/loadavg does.
+
+    Raises KcrashError.
+    """
+    words = session.memory.words(session.symbols.address("avenrun"), 3)
+    return LoadAverage(*(_load(word) for word in words))
+
+
+def _load(word: int) -> float:
+    rounded = word + 2048 // 200
+    return (rounded >> 11) + ((rounded & 2047) * 100 >> 11) / 100
+
+
+def nodes(session: Session) -> list[int]:
+    """Addresses of the struct pglist_data of the NUMA nodes that exist. Raises KcrashError."""
+    return session.memo("numa nodes", lambda: list(_nodes(session)))
+
+
+def _nodes(session: Session) -> Iterator[int]:
+    symbol = session.symbols.symbol("node_data")
+    if symbol is None or symbol.module:
+        yield session.symbols.address("contig_page_data")
+        return
+    word = session.arch.word_bytes
+    count = min(symbol.size // word or 1, MAX_NODES)
+    yield from (pointer for pointer in session.memory.words(symbol.address, count) if pointer)
+
+
+def present_pages(session: Session) -> int:
+    """Pages of RAM that the kernel found, what it reserved included. Raises KcrashError."""
+    return session.memo("present pages", lambda: _present_pages(session))
+
+
+def _present_pages(session: Session) -> int:
+    offset = session.types.offset("struct pglist_data", "node_present_pages")
+    return sum(session.memory.word(node + offset) for node in nodes(session))
+
+
+def memory_size(session: Session) -> int:
+    """Bytes of RAM. Raises KcrashError."""
+    return present_pages(session) * session.arch.page_size
+
+
+def cpu_khz(session: Session) -> int | None:
+    """The frequency of the time stamp counter in kHz; None where the kernel keeps none."""
+    address = session.symbols.find_kernel("cpu_khz")
+    if address is None:
+        return None
+    try:
+        return session.memory.u32(address) or None
+    except MemoryFault:
+        return None
+
+
+# -- taint
+
+
+def tainted_mask(session: Session) -> int:
+    """The kernel's taint bits (kernel/panic.c). Raises KcrashError.
+
+    Linux commit 25ddbb18aae3 ("Make the taint flags reliable") in v2.6.28 replaced the int ``tainted``.
+    """
+    address = session.symbols.find_kernel("tainted_mask")
+    if address is not None:
+        return session.memory.word(address)
+    return session.memory.u32(session.symbols.address("tainted"))
+
+
+def taint_letters(session: Session) -> dict[int, str]:
+    """Bit number -> the letter that a panic prints when the bit is set. Raises KcrashError.
+
+    ``taint_flags`` since Linux commit 7fd8329ba502 ("taint/module: Clean up global and module
+    taint flags handling") in v4.10, ``tnts`` before.
+    """
+    if session.symbols.find_kernel("taint_flags") is None:
+        return _taint_letters(session, "tnts", "struct tnt", "true", "bit")
+    name = "c_true" if session.types.has("struct taint_flag", "c_true") else "true"
+    return _taint_letters(session, "taint_flags", "struct taint_flag", name, None)
+
+
+def _taint_letters(session: Session, table: str, type_: str, letter: str, bit: str | None) -> dict[int, str]:
+    symbol, size = session.symbols.symbol(table), session.types.size(type_)
+    if symbol is None:
+        raise MissingSymbol(table, session.release_hint)
+    reader = session.types.reader(type_, letter, *([bit] if bit else []))
+    found = {}
+    for number in range(min(symbol.size // size, 64)):
+        values = reader(session.memory.read(symbol.address + number * size + reader.start, reader.size))
+        found[values[1] if bit else number] = chr(values[0] & 0xFF)
+    return found
+
+
+def taint(session: Session) -> str:
+    """The letters of the bits that are set, in order; an unknown bit is left out. Raises KcrashError."""
+    mask = tainted_mask(session)
+    return "".join(text for bit, text in taint_letters(session).items() if mask >> bit & 1) if mask else ""
+
+
+# -- live patches
+
+
+def livepatched(session: Session) -> bool:
+    """Whether a live patch was in the kernel (kernel/livepatch/core.c: klp_patches is not empty)."""
+    head = session.symbols.find_kernel("klp_patches")
+    try:
+        return head is not None and session.memory.word(head) != head
+    except MemoryFault:
+        return False
+
+
+def livepatch_transition(session: Session) -> bool:
+    """Whether a live patch was being put in or taken out: klp_transition_patch points to it."""
+    address = session.symbols.find_kernel("klp_transition_patch")
+    try:
+        return address is not None and session.memory.word(address) != 0
+    except MemoryFault:
+        return False
+
+
+# -- why it died
+
+PANIC_MESSAGES = (
+    ("general protection fault: ", "double fault: ", "divide error: ", "stack segment: "),
+    ("Kernel panic: ",),
+    ("Oops: ", "kernel BUG at"),
+    ("SysRq : Netdump", "SysRq : Trigger a crashdump", "SysRq : Crash"),
+    ("Kernel panic - ",),
+)
+"""What a line of the log that tells of the end contains; an earlier group tells more, as crash ranks them."""
+
+
+def panic_message(session: Session) -> str:
+    """The line of the log that says why the kernel died, "" if none does."""
+    try:
+        lines = [line for record in log_records(session) for line in record.text.split(b"\n")]
+    except KcrashError:
+        return ""
+    texts = [line.decode("utf-8", "replace").strip() for line in lines]
+    for group in PANIC_MESSAGES:
+        for text in texts:
+            if any(mark in text for mark in group):
+                return text
+    return ""
