@@ -184,10 +184,13 @@ def _judge(dump: KdumpDump, part: Part, raw: NDArray[np.uint8], there: NDArray[n
     size = columns["size"][:, 0].astype(np.int64)
     flags = columns["flags"][:, 0].astype(np.uint32)
     codec = flags & np.uint32(CODEC_MASK)
-    absurd = (size == 0) | (size > np.where(codec != 0, 2 * dump.block_size, dump.block_size))
-    absurd |= ~np.isin(codec, list(CODEC_NAMES))
+    absurd = (size == 0) | (size > 2 * dump.block_size) | ~np.isin(codec, list(CODEC_NAMES))
+    absurd |= (codec == 0) & (size != dump.block_size)
     states = np.full(len(raw), PRESENT, dtype=np.uint8)
     states[offset + size > part.source.size] = TRUNCATED
+    if part.source.incomplete:
+        held = [part.source.has(*where) for where in zip(offset.tolist(), size.tolist(), strict=True)]
+        states[~np.array(held, dtype=np.bool_)] = TRUNCATED
     states[absurd] = CORRUPT
     states[~there | (offset == 0)] = TRUNCATED
     return Descriptors(offset, size, flags, states)

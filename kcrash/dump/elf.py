@@ -178,6 +178,8 @@ class ElfDump(Dump):
             raise MemoryFault("physical", address, FaultReason.CORRUPT, str(error)) from error
         if len(data) < size:
             raise MemoryFault("physical", address + len(data), FaultReason.TRUNCATED)
+        if self.source.incomplete and not self.source.has(offset + address - self._starts[i], size):
+            raise MemoryFault("physical", address, FaultReason.TRUNCATED)
         return data
 
     def _read_across(self, address: int, size: int) -> Iterator[bytes]:
@@ -195,8 +197,7 @@ class ElfDump(Dump):
 
         piece, whole, offsets = self._locate(pfns, page_size)
         states = np.where(whole, PRESENT, NOT_IN_DUMP).astype(np.uint8)
-        in_file = whole & (offsets >= 0)
-        states[in_file & (offsets + page_size > self.source.size)] = TRUNCATED
+        states[self._cut(whole, offsets, page_size)] = TRUNCATED
         for row in np.flatnonzero((piece >= 0) & ~whole):
             states[row] = self._slow_state(int(pfns[row]) * page_size, page_size)
         return states
@@ -211,16 +212,25 @@ class ElfDump(Dump):
         starts = np.array(self._starts, dtype=np.uint64)
         ends = np.array(self._ends, dtype=np.uint64)
         piece_offsets = np.array([min(offset, TOP >> 2) for offset in self._offsets], dtype=np.int64)
-        pfns = np.asarray(pfns, dtype=np.uint64)
-        addresses = np.minimum(pfns, np.uint64(TOP // page_size - 1)) * np.uint64(page_size)
+        pfns, last = np.asarray(pfns, dtype=np.uint64), np.uint64(TOP // page_size)
+        addresses = np.minimum(pfns, last) * np.uint64(page_size)
         piece = np.searchsorted(starts, addresses, side="right") - 1
-        inside = (piece >= 0) & (addresses < ends[piece])
-        whole = inside & (addresses + np.uint64(page_size) <= ends[piece])
+        inside = (pfns <= last) & (piece >= 0) & (addresses < ends[piece])
+        whole = inside & (ends[piece] - addresses >= page_size)
         offsets = piece_offsets[piece] + (addresses - starts[piece]).astype(np.int64)
         offsets[piece_offsets[piece] == ZERO_FILL] = ZERO_FILL
-        # A page may begin in a hole or another piece and still touch one that follows.
         piece[~inside] = -1
         return piece, whole, offsets
+
+    def _cut(self, whole: NDArray[np.bool_], offsets: NDArray[np.int64], page_size: int) -> NDArray[np.bool_]:
+        """Which of the pages in the file have been cut from it."""
+        import numpy as np
+
+        cut = whole & (offsets + page_size > self.source.size)
+        if self.source.incomplete:
+            held = [offset < 0 or self.source.has(offset, page_size) for offset in offsets.tolist()]
+            cut |= whole & ~np.array(held, dtype=np.bool_)
+        return cut
 
     def _slow_state(self, address: int, page_size: int) -> int:
         try:
@@ -235,7 +245,8 @@ class ElfDump(Dump):
         data = np.zeros((len(pfns), page_size), dtype=np.uint8)
         piece, whole, offsets = self._locate(pfns, page_size)
         states = np.where(whole, PRESENT, NOT_IN_DUMP).astype(np.uint8)
-        self._read_runs(np.flatnonzero(whole & (offsets >= 0)), offsets, data, states)
+        states[self._cut(whole, offsets, page_size)] = TRUNCATED
+        self._read_runs(np.flatnonzero((states == PRESENT) & (offsets >= 0)), offsets, data, states)
         for row in np.flatnonzero((piece >= 0) & ~whole):
             address = int(pfns[row]) * page_size
             states[row] = self._slow_state(address, page_size)

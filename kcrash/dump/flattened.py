@@ -35,7 +35,7 @@ class FlattenedSource(Source):
 
     Opening reads the record headers only. A file that was cut gives what it
     has: reads of bytes that the missing part held come back short, and
-    ``incomplete`` is True. Bytes that no record wrote are zero.
+    ``incomplete`` is True. Bytes that no record wrote are zero: has() tells.
     """
 
     def __init__(self, outer: Source) -> None:
@@ -85,6 +85,18 @@ class FlattenedSource(Source):
         if index >= 0 and end <= self._pieces.ends[index]:
             return self.outer.read_at(self._position(index, offset), end - offset)
         return self._gather(index, offset, end)
+
+    def has(self, offset: int, n: int) -> bool:
+        pieces, end = self._pieces, offset + n
+        index = pieces.find(offset)
+        while 0 <= index < len(pieces) and pieces.starts[index] <= offset < pieces.ends[index]:
+            until = min(pieces.ends[index], end)
+            if self._position(index, until) > self.outer.size:
+                return False
+            if until == end:
+                return True
+            offset, index = until, index + 1
+        return False
 
     def _position(self, index: int, offset: int) -> int:
         """Where in the outer file the byte ``offset`` of piece ``index`` lies."""

@@ -199,14 +199,14 @@ class KdumpDump(Dump):
             raise MemoryFault("physical", address, FaultReason.TRUNCATED, "no page descriptor")
         self.check(descriptor.size, descriptor.flags)
         data = part.source.read_at(descriptor.offset, descriptor.size)
-        if len(data) < descriptor.size:
+        if len(data) < descriptor.size or (part.source.incomplete and not part.source.has(*descriptor[:2])):
             raise MemoryFault("physical", address, FaultReason.TRUNCATED)
         return self.unpack(data, descriptor.flags)
 
     def check(self, size: int, flags: int) -> None:
         """Raises CorruptPage if a descriptor's size or flags make no sense."""
         codec = flags & CODEC_MASK
-        if not 0 < size <= (2 * self.block_size if codec else self.block_size):
+        if not 0 < size <= 2 * self.block_size or (not codec and size != self.block_size):
             raise CorruptPage(f"page descriptor says {size} bytes")
         if codec not in CODEC_NAMES:
             raise CorruptPage(f"page descriptor says unknown compression {codec:#x}")

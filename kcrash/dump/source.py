@@ -41,6 +41,10 @@ class Source:
         view[: len(data)] = data
         return len(data)
 
+    def has(self, offset: int, n: int) -> bool:
+        """True if the file holds all of these bytes. Matters where ``incomplete``: a hole reads as zeros."""
+        return 0 <= offset <= offset + n <= self.size
+
     def peek(self, n: int) -> bytes:
         """The first ``n`` bytes, fewer if the file is shorter."""
         if self._head is None:
