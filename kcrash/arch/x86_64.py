@@ -326,8 +326,8 @@ def _exception_stacks(kernel: Any, cpu: int) -> list[StackRange]:
     found = []
     for member, name in EXCEPTION_STACKS:
         if kernel.types.has(struct_name, f"{member}_stack"):
-            low = base + kernel.types.offset(struct_name, f"{member}_stack")
-            size = kernel.types.size(struct_name, f"{member}_stack")
+            place = kernel.types.compound(struct_name).path(f"{member}_stack")
+            low, size = base + place.offset, place.type.size
             if size:
                 found.append(StackRange(f"{name} exception", low, low + size, cpu))
     return found

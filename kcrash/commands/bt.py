@@ -1,0 +1,410 @@
+"""``bt``: what a task was doing: the frames on its kernel stacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kcrash.commands._tasks import TASKS, context_task, header_item, per_task, task_data
+from kcrash.commands.base import (
+    RADIX,
+    Arguments,
+    CommandError,
+    Context,
+    Exclusive,
+    Fault,
+    Flag,
+    Item,
+    Option,
+    Record,
+    Text,
+    command,
+    cpus,
+    hexadecimal,
+)
+from kcrash.errors import KcrashError
+from kcrash.linux.cpus import online_cpus
+from kcrash.linux.stack import (
+    cpu_stacks,
+    frames,
+    read_regs,
+    readable,
+    stack_at,
+    task_stack,
+    unwinder,
+)
+from kcrash.linux.tasks import Task, panic_task, task_table
+from kcrash.output import Address
+from kcrash.session import Session
+from kcrash.unwind.registers import Registers
+from kcrash.unwind.unwinder import Frame
+
+MAX_TEXT_WORDS = 1 << 16
+
+
+@command(
+    "bt",
+    summary="backtrace",
+    arguments=[
+        Exclusive(Flag("-a", "the task on each CPU"), Flag("-p", "the task that panicked"),
+                  Option("-c", "cpus", "the tasks on these CPUs", parse=cpus),
+                  Flag("-g", "all threads of the task's process, its leader first")),
+        Option("-n", "idle", "with -a or -c: leave out idle tasks", hidden=False),
+        Exclusive(Flag("-r", "the raw stack"), Flag("-t", "text addresses on the stack from the last known frame"),
+                  Flag("-T", "text addresses on the whole stack"),
+                  Flag("-e", "exception frames on the stack"),
+                  Flag("-v", "tasks whose stack has overflowed")),
+        Flag("-l", "the line of source of each frame"),
+        Flag("-f", "the words of each frame"),
+        Flag("-F", "the words of each frame, as symbols where they are addresses of one", count=True),
+        Flag("-s", "offsets into the functions"),
+        RADIX,
+        Option("-R", "ref", "only tasks whose stack refers to this symbol or address", completes="symbol"),
+        Option("-I", "ip", "start at this instruction", parse=hexadecimal),
+        Option("-S", "sp", "start at this stack pointer", parse=hexadecimal),
+        Flag("-o", "the old method", hidden=True), Flag("-O", "the old method from now on", hidden=True),
+        TASKS,
+    ],
+    description="Shows the frames of the context task, or of those named. The address in brackets is where "
+    "the return address stands; registers are shown where the kernel saved all of them: at exceptions and "
+    "at the border to user space.",
+    examples=[("The context task:", "bt"), ("What every CPU was doing, with lines of source:", "bt -al"),
+              ("All tasks:", "foreach bt")],
+)  # fmt: skip
+def bt(context: Context, args: Arguments) -> Iterator[Item]:
+    """See the command's help."""
+    if args.v:
+        yield from _overflows(context.session)
+        return
+    tasks = _selected(context, args)
+    style = _Style(context.session, args, context.radix(args) == 16)
+    if tasks is None:
+        yield from per_task(context, args.tasks, style.show, header=not args.R)
+        return
+    for number, found in enumerate(tasks):
+        if number and not args.R:
+            yield Text("", layout=True)
+        yield from _guarded(found, style, header=not args.R)
+
+
+def _guarded(task: Task, style: _Style, *, header: bool) -> Iterator[Item]:
+    if header:
+        yield header_item(task)
+    try:
+        yield from style.show(task)
+    except KcrashError as error:
+        yield Fault.of(error, **task_data(task))
+
+
+def _selected(context: Context, args: Arguments) -> list[Task] | None:
+    """The tasks that a switch selects; None if the words do."""
+    table = task_table(context.session)
+    if args.p:
+        found = panic_task(context.session)
+        if found is None:
+            raise CommandError("no panic task found")
+        return [found]
+    if args.a or args.c is not None:
+        wanted = online_cpus(context.session) if args.a else _known_cpus(context.session, args.c)
+        tasks = [table.by_address[table.current[cpu]] for cpu in wanted if cpu in table.current
+                 and table.current[cpu] in table.by_address]  # fmt: skip
+        return [task for task in tasks if not (args.n and task.pid == 0)]
+    if args.g:
+        return table.threads(context_task(context) if not args.tasks else _one(context, args.tasks))
+    return None
+
+
+def _one(context: Context, words: Sequence[str]) -> Task:
+    from kcrash.commands._tasks import find_task
+
+    return find_task(context.session, words[0])
+
+
+def _known_cpus(session: Session, wanted: Any) -> list[int]:
+    known = online_cpus(session)
+    if isinstance(wanted, range):
+        return [cpu for cpu in known if cpu in wanted]
+    for cpu in wanted:
+        if cpu not in known:
+            raise CommandError(f"invalid cpu number: {cpu}: the system has {len(known)}")
+    return list(wanted)
+
+
+def _overflows(session: Session) -> Iterator[Item]:
+    """Tasks whose stack's end is overwritten (STACK_END_MAGIC, include/uapi/linux/magic.h)."""
+    bad = 0
+    for task in task_table(session).sorted():
+        lowest = readable(session, task.stack, session.arch.word_bytes)
+        if lowest is not None and lowest[:4] != (0x57AC6E9D).to_bytes(4, _order(session)):
+            bad += 1
+            yield header_item(task)
+            yield Record(
+                "overflow", task_data(task), f"  possible stack overflow: end magic at {task.stack:x}"
+            )
+    if not bad:
+        yield Text("No stack overflows detected")
+
+
+def _order(session: Session) -> Any:
+    return session.arch.byte_order
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A frame as it is numbered: ``slot``: where its pc was read."""
+
+    number: int
+    frame: Frame
+    slot: int
+
+
+class _Style:
+    """How the arguments want frames to be shown."""
+
+    def __init__(self, session: Session, args: Arguments, hexadecimal: bool) -> None:
+        self.session = session
+        self.args = args
+        self.hexadecimal = hexadecimal
+        self.word = session.arch.word_bytes
+        self.sp = session.arch.dwarf[session.arch.sp]
+
+    def show(self, task: Task) -> Iterator[Item]:
+        """The items of one task."""
+        args = self.args
+        if args.r:
+            yield from self._raw(task)
+        elif args.t or args.T:
+            yield from self._texts(task)
+        elif args.e:
+            yield from self._exceptions(task)
+        elif args.R:
+            yield from self._referring(task)
+        else:
+            yield from self._trace(task)
+
+    def frames(self, task: Task) -> list[Frame]:
+        """The frames of the task, or from where -I and -S say."""
+        args = self.args
+        if args.I is None and args.S is None:
+            return frames(self.session, task)
+        if args.I is None or args.S is None:
+            raise CommandError("-I and -S go together")
+        dwarf = self.session.arch.dwarf
+        start = Registers({dwarf[self.session.arch.pc]: args.I, self.sp: args.S})
+        return list(unwinder(self.session).unwind(start))
+
+    # -- the trace
+
+    def _trace(self, task: Task) -> Iterator[Item]:
+        found = self.frames(task)
+        number, stack = 0, None
+        for index, frame in enumerate(found):
+            here = self._stack_name(frame)
+            switched = stack is not None and here is not None and here != stack
+            if frame.regs_address is not None:
+                yield from self._saved_registers(task, frame)
+                if self._user(frame):
+                    return
+            if switched and stack is not None and stack != "task":
+                yield Text(f"--- <{stack} stack> ---", {"stack": stack}, kind="stack")
+            stack = here or stack
+            if frame.regs_address is not None and not switched:
+                continue
+            slot = (frame.registers.get(self.sp) or 0) - (0 if frame.interrupted else self.word)
+            yield from self._numbered(task, _Shown(number, frame, slot), found[index + 1 : index + 2])
+            number += 1
+            if frame.note:
+                yield Fault(f"the trace ends here: {frame.note}", task_data(task))
+
+    def _user(self, frame: Frame) -> bool:
+        named = {
+            name: frame.registers[n] for name, n in self.session.arch.dwarf.items() if n in frame.registers
+        }
+        return self.session.arch.user_mode(named)
+
+    def _stack_name(self, frame: Frame) -> str | None:
+        sp = frame.registers.get(self.sp)
+        stack = stack_at(self.session, sp - 1) if sp else None
+        return stack.name if stack else None
+
+    def _numbered(self, task: Task, shown: _Shown, following: list[Frame]) -> Iterator[Item]:
+        frame = shown.frame
+        name, symbol, offset, module = self._name(frame)
+        pc = frame.pc if frame.pc is not None else 0
+        line = self.session.line_of(pc) if self.args.l else None
+        data: dict[str, object] = {
+            **task_data(task),
+            "level": shown.number,
+            "stack": Address(shown.slot),
+            "pc": Address(pc),
+            "symbol": symbol,
+            "offset": offset,
+        }
+        if module:
+            data["module"] = module
+        text = f"{f'#{shown.number}':>3} [{shown.slot:x}] {name} at {pc:x}"
+        lines = [f"{text} [{module}]" if module else text]
+        if line is not None:
+            data |= {"file": line.file, "line": line.line}
+            lines.append(f"    {line.file}: {line.line}")
+        if self.args.f or self.args.F:
+            words = self._frame_words(shown.slot, following)
+            data["words"] = [Address(value) for _address, value in words]
+            lines += self._dump(words, symbolic=bool(self.args.F))
+        yield Record("frame", data, lines)
+
+    def _name(self, frame: Frame) -> tuple[str, str | None, int, str]:
+        """``(text, symbol, offset, module)`` of a frame's code."""
+        if frame.pc is None or frame.lookup_pc is None:
+            return "(unknown)", None, 0, ""
+        found = self.session.symbols.at(frame.lookup_pc)
+        if found is None:
+            return "(unknown)" if frame.pc else "0", None, 0, ""
+        symbol, offset = found[0], frame.pc - found[0].address
+        shift = f"+{offset:#x}" if self.hexadecimal else f"+{offset}"
+        return symbol.name + (shift if self.args.s else ""), symbol.name, offset, symbol.module
+
+    def _saved_registers(self, task: Task, frame: Frame) -> Iterator[Item]:
+        """The block of a struct pt_regs that the trace has come to."""
+        assert frame.regs_address is not None
+        registers = read_regs(self.session, frame.regs_address)
+        lines = list(self.session.arch.format_registers(registers))
+        data: dict[str, object] = {
+            **task_data(task),
+            "regs": Address(frame.regs_address),
+            "user": self._user(frame),
+            "registers": {name: Address(value) for name, value in registers.items()},
+        }
+        if not self._user(frame):
+            lines.insert(0, self._exception_line(frame.pc))
+        yield Record("registers", data, lines)
+
+    def _exception_line(self, pc: int | None) -> str:
+        text = self.session.symbols.format(pc) if pc is not None else None
+        if text is None:
+            return "    [exception RIP: unknown or invalid address]"
+        if "+" not in text:
+            text += "+0"
+        return f"    [exception RIP: {self._shifted(text)}]"
+
+    def _shifted(self, text: str) -> str:
+        name, _plus, offset = text.rpartition("+")
+        return f"{name}+{int(offset):#x}" if self.hexadecimal else text
+
+    # -- words
+
+    def _frame_words(self, slot: int, following: list[Frame]) -> list[tuple[int, int]]:
+        """The words above the slot up to the next frame's slot; none for the last frame."""
+        if not following:
+            return []
+        end = (following[0].registers.get(self.sp) or 0) - self.word
+        if following[0].regs_address is not None:
+            end = following[0].regs_address + self.session.types.size("struct pt_regs") - self.word
+        size = end - slot
+        if not 0 < size <= 1 << 16:
+            return []
+        return self._words(slot + self.word, size)
+
+    def _words(self, address: int, size: int) -> list[tuple[int, int]]:
+        data = readable(self.session, address, size // self.word * self.word) or b""
+        order = _order(self.session)
+        return [
+            (address + at, int.from_bytes(data[at : at + self.word], order))
+            for at in range(0, len(data), self.word)
+        ]
+
+    def _dump(self, words: list[tuple[int, int]], *, symbolic: bool, indent: str = "    ") -> Iterator[str]:
+        width = self.word * 2
+        for at in range(0, len(words), 2):
+            row = words[at : at + 2]
+            cells = (self._cell(value, width, symbolic) for _address, value in row)
+            yield f"{indent}{row[0][0]:x}: " + "".join(f"{cell} " for cell in cells)
+
+    def _cell(self, value: int, width: int, symbolic: bool) -> str:
+        text = self.session.symbols.format(value) if symbolic and value else None
+        return f"{text:<{width}}" if text else f"{value:0{width}x}"
+
+    # -- other views
+
+    def _raw(self, task: Task) -> Iterator[Item]:
+        stack = task_stack(self.session, task)
+        words = self._words(stack.low, stack.high - stack.low)
+        for at in range(0, len(words), 2):
+            row = words[at : at + 2]
+            cells = "".join(f"{self._cell(value, self.word * 2, True)} " for _address, value in row)
+            data = {**task_data(task), "address": Address(row[0][0]), "words": [Address(v) for _a, v in row]}
+            yield Record("stack", data, f"{row[0][0]:x}:  {cells}")
+
+    def _texts(self, task: Task) -> Iterator[Item]:
+        """Words of the stack that are addresses of code."""
+        stack = task_stack(self.session, task)
+        low = stack.low
+        if self.args.t:
+            first = self.frames(task)[0]
+            low = (first.registers.get(self.sp) or 0) - self.word
+            if not stack.low <= low < stack.high:
+                low = stack.low
+            name, _symbol, _offset, _module = self._name(first)
+            yield Record("start", task_data(task), f"              START: {name} at {first.pc or 0:x}")
+        for address, value in self._words(low, stack.high - low):
+            found = self.session.symbols.at(value) if value in unwinder(self.session).code else None
+            if found is None or found[0].type not in "tTwW":
+                continue
+            shift = (f"+{found[1]:#x}" if self.hexadecimal else f"+{found[1]}") if self.args.s else ""
+            suffix = f" [{found[0].module}]" if found[0].module else ""
+            data = {**task_data(task), "address": Address(address), "pc": Address(value),
+                    "symbol": found[0].name, "offset": found[1]}  # fmt: skip
+            yield Record("text", data, f"  [{address:x}] {found[0].name}{shift} at {value:x}{suffix}")
+
+    def _exceptions(self, task: Task) -> Iterator[Item]:
+        """What looks like a struct pt_regs on the stack: its code and stack segments are the kernel's or
+        the user's, and its rip fits."""
+        for address, registers in self._saved_regs(task):
+            user = self.session.arch.user_mode(registers)
+            kind = "USER" if user else "KERNEL"
+            lines = ["", f"  {kind}-MODE EXCEPTION FRAME AT: {address:x}"]
+            if not user:
+                lines.append(self._exception_line(registers[self.session.arch.pc]))
+            data = {**task_data(task), "regs": Address(address), "user": user,
+                    "registers": {name: Address(value) for name, value in registers.items()}}  # fmt: skip
+            yield Record("registers", data, [*lines, *self.session.arch.format_registers(registers)])
+
+    def _saved_regs(self, task: Task) -> Iterator[tuple[int, dict[str, int]]]:
+        stacks = [task_stack(self.session, task)]
+        if task.address in task_table(self.session).active:
+            stacks += [stack for stack in cpu_stacks(self.session) if stack.cpu == task.cpu]
+        size = self.session.types.size("struct pt_regs")
+        for stack in stacks:
+            for address in range(stack.low, stack.high - size + 1, self.word):
+                try:
+                    registers = read_regs(self.session, address)
+                except KcrashError:
+                    break
+                if self._is_exception_frame(registers):
+                    yield address, registers
+
+    def _is_exception_frame(self, registers: dict[str, int]) -> bool:
+        """x86's segment selectors make a frame recognisable; other architectures have none."""
+        pc, sp = registers[self.session.arch.pc], registers[self.session.arch.sp]
+        if "cs" not in registers:
+            return False
+        if registers["cs"] == 0x10 and registers["ss"] in (0x18, 0):
+            return pc in unwinder(self.session).code and stack_at(self.session, sp) is not None
+        user = self.session.layout.paging.user_end
+        return registers["cs"] == 0x33 and registers["ss"] == 0x2B and 0 < pc < user and sp < user
+
+    def _referring(self, task: Task) -> Iterator[Item]:
+        from kcrash.commands._addresses import parse_address
+
+        wanted = parse_address(self.session, self.args.R)
+        symbol = self.session.symbols.symbol(self.args.R)
+        found = self.frames(task)
+        names = {self._name(frame)[1] for frame in found}
+        words = {
+            value
+            for _address, value in self._words(task.stack, task_stack(self.session, task).high - task.stack)
+        }
+        if (symbol and symbol.name in names) or wanted in words:
+            yield header_item(task)
+            yield from self._trace(task)

@@ -1,0 +1,336 @@
+"""Kernel stacks: which there are, and the frames on them.
+
+The room ``unwind`` turns registers into frames; here is what it needs of a
+kernel: where code is and its tables, where stacks are, and the registers that a
+task starts from.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kcrash.arch.base import StackRange
+from kcrash.errors import KcrashError, MemoryFault
+from kcrash.linux.cpu_registers import cpu_registers
+from kcrash.linux.cpus import possible_cpus
+from kcrash.linux.modules import Module, modules
+from kcrash.linux.tasks import Task, task_table
+from kcrash.unwind.cfi import CfiTable
+from kcrash.unwind.codemap import CodeMap, Tables
+from kcrash.unwind.orc import ENTRY_SIZE, OrcTable, choose_layout
+from kcrash.unwind.registers import Registers
+from kcrash.unwind.target import RegsLayout, Target, target_for
+from kcrash.unwind.unwinder import Frame, Unwinder
+
+if TYPE_CHECKING:
+    from kcrash.session import Session
+
+MAX_ORC = 1 << 22
+DEFAULT_STACK = 16384
+# Where the kernel leaves a CPU that is stopped for a dump: the frames below belong to the dying, and a
+# note's registers are those of the frames above.
+STOP_FUNCTIONS = ("machine_kexec", "crash_nmi_callback", "kdump_nmi_callback", "stop_this_cpu")
+
+
+# -- the unwinder of a session
+
+
+def unwinder(session: Session) -> Unwinder:
+    """The unwinder for kernel code, made once."""
+    return session.memo("unwinder", lambda: _make_unwinder(session))
+
+
+def unwind_target(session: Session) -> Target:
+    """The architecture as unwinding sees it, with this kernel's struct pt_regs."""
+    return session.memo("unwind target", lambda: target_for(session.arch, _regs_layout(session)))
+
+
+def _regs_layout(session: Session) -> RegsLayout:
+    fields = {}
+    for name, (offset, size) in regs_fields(session).items():
+        if name in session.arch.dwarf:
+            fields[session.arch.dwarf[name]] = (offset, size)
+    return RegsLayout(session.types.size("struct pt_regs"), fields)
+
+
+def regs_fields(session: Session) -> dict[str, tuple[int, int]]:
+    """Register name -> (offset, bytes) in this kernel's struct pt_regs."""
+    return session.memo("pt_regs", lambda: _regs_fields(session))
+
+
+def _regs_fields(session: Session) -> dict[str, tuple[int, int]]:
+    compound = session.types.compound("struct pt_regs")
+    found = {}
+    for name, members in session.arch.pt_regs.items():
+        path = next((member for member in members if compound.has(member)), None)
+        if path is not None:
+            member = compound.path(path)
+            # FRED keeps flags in the upper bits of the words of cs and ss.
+            size = 2 if name in ("cs", "ss") else min(member.type.size, session.arch.word_bytes)
+            found[name] = (member.offset, size)
+    return found
+
+
+def read_regs(session: Session, address: int) -> dict[str, int]:
+    """The registers of a struct pt_regs at a kernel address, by name. Raises MemoryFault."""
+    data = session.memory.read(address, session.types.size("struct pt_regs"))
+    order: Any = session.arch.byte_order
+    fields = regs_fields(session)
+    return {name: int.from_bytes(data[at : at + size], order) for name, (at, size) in fields.items()}
+
+
+def _make_unwinder(session: Session) -> Unwinder:
+    code = CodeMap()
+    for start, end in _kernel_text(session):
+        code.add(start, end, lambda: _kernel_tables(session))
+    for module in modules(session):
+        for region in module.regions:
+            if region.name in ("core", "text", "init_text") and region.size:
+                code.add(
+                    region.start, region.start + region.size, lambda m=module: _module_tables(session, m)
+                )  # type: ignore[misc]
+    return Unwinder(
+        unwind_target(session), code, session.memory, stack_of=lambda address: stack_at(session, address)
+    )
+
+
+def _kernel_text(session: Session) -> Iterator[tuple[int, int]]:
+    find = session.symbols.find_kernel
+    for first, last in (("_stext", "_etext"), ("_sinittext", "_einittext")):
+        start, end = find(first), find(last)
+        if start is not None and end is not None and start < end:
+            yield start, end
+
+
+def _kernel_tables(session: Session) -> Tables:
+    return session.memo("kernel unwind tables", lambda: _read_kernel_tables(session))
+
+
+def _read_kernel_tables(session: Session) -> Tables:
+    elf, target = session.vmlinux, unwind_target(session)
+    frames = elf.section_data(".debug_frame")
+    cfi = None
+    if frames is not None:
+        cfi = CfiTable(frames, target, file=elf.path, bias=session.layout.kaslr)
+    return Tables(cfi, _kernel_orc(session, target))
+
+
+def _kernel_orc(session: Session, target: Target) -> OrcTable | None:
+    elf = session.vmlinux
+    offsets, entries = elf.section_data(".orc_unwind_ip"), elf.section_data(".orc_unwind")
+    if offsets is None or entries is None:
+        return None
+    header = elf.section_data(".orc_header")
+    layout = choose_layout(entries, bytes(header) if header is not None else None, _orc_members(session))
+    address = elf.sections[".orc_unwind_ip"].addr
+    return OrcTable(offsets, entries, target, address=address, layout=layout, bias=session.layout.kaslr)
+
+
+def _orc_members(session: Session) -> dict[str, int]:
+    """Members of struct orc_entry and their widths in bits, {} where no type tells."""
+    if not session.types.has("struct orc_entry"):
+        return {}
+    members = session.types.compound("struct orc_entry").members
+    return {member.name: member.bit_size or member.type.size * 8 for member in members}
+
+
+def _module_tables(session: Session, module: Module) -> Tables:
+    """ORC of a module, out of memory (struct mod_arch_specific, arch/x86/include/asm/module.h)."""
+    kernel = _kernel_tables(session).orc
+    paths = ("arch.num_orcs", "arch.orc_unwind_ip", "arch.orc_unwind")
+    if not isinstance(kernel, OrcTable) or not all(
+        session.types.has("struct module", path) for path in paths
+    ):
+        return Tables()
+    value = session.value("struct module", module.address)
+    count, offsets, entries = (int(value.member_(path)) for path in paths)
+    if not 0 < count <= MAX_ORC:
+        return Tables()
+    try:
+        ip, data = session.memory.read(offsets, 4 * count), session.memory.read(entries, ENTRY_SIZE * count)
+        table = OrcTable(
+            ip, data, unwind_target(session), address=offsets, layout=kernel.layout, file=module.name
+        )
+    except KcrashError:
+        return Tables()
+    return Tables(None, table)
+
+
+# -- stacks
+
+
+@dataclass(frozen=True, slots=True)
+class StackProbe:
+    """What an architecture looks at to find its stacks (kcrash.arch.base.Arch.stacks)."""
+
+    session: Session
+    cpus: list[int]
+
+    @property
+    def types(self) -> Any:
+        """Layouts."""
+        return self.session.types
+
+    @property
+    def memory(self) -> Any:
+        """Kernel memory."""
+        return self.session.memory
+
+    def per_cpu(self, name: str, cpu: int) -> int | None:
+        """Where a per-CPU variable lies, or None."""
+        return self.session.per_cpu_address(name, cpu)
+
+
+def cpu_stacks(session: Session) -> list[StackRange]:
+    """The exception and interrupt stacks of every CPU."""
+    return session.memo(
+        "cpu stacks", lambda: session.arch.stacks(StackProbe(session, possible_cpus(session)))
+    )
+
+
+def thread_size(session: Session) -> int:
+    """Bytes of a task's kernel stack (THREAD_SIZE)."""
+    return session.memo("thread size", lambda: _thread_size(session))
+
+
+def _thread_size(session: Session) -> int:
+    if session.types.has("union thread_union"):
+        return session.types.size("union thread_union")
+    for first, last in (("__start_init_stack", "__end_init_stack"), ("__start_init_task", "__end_init_task")):
+        start, end = session.symbols.find_kernel(first), session.symbols.find_kernel(last)
+        if start is not None and end is not None and start < end:
+            return end - start
+    return DEFAULT_STACK
+
+
+def task_stack(session: Session, task: Task) -> StackRange:
+    """A task's own kernel stack."""
+    return StackRange("task", task.stack, task.stack + thread_size(session), None)
+
+
+def stack_at(session: Session, address: int) -> StackRange | None:
+    """The stack that an address lies on: a CPU's or a task's; None if on none."""
+    for stack in cpu_stacks(session):
+        if stack.low <= address < stack.high:
+            return stack
+    size = thread_size(session)
+    low = address & ~(size - 1)  # stacks are aligned to their size, but where THREAD_ALIGN is less
+    stacks = session.memo("task stacks", lambda: {task.stack: task for task in task_table(session).tasks})
+    if low in stacks:
+        return StackRange("task", low, low + size, None)
+    return None
+
+
+# -- where a trace starts
+
+
+def user_regs_address(session: Session, task: Task) -> int:
+    """Where the entry code left the registers of user space: task_pt_regs()."""
+    size = session.types.size("struct pt_regs")
+    return task.stack + thread_size(session) - session.arch.task_stack_padding(session.symbols) - size
+
+
+def start_registers(session: Session, task: Task) -> tuple[Registers, bool]:
+    """``(registers, interrupted)`` that a task's trace starts from.
+
+    A task on a CPU starts from the CPU's note, any other from what the switch
+    away from it saved. Raises KcrashError where there is neither.
+    """
+    if task.address in task_table(session).active:
+        note = cpu_registers(session).get(task.cpu)
+        if note is None:
+            raise KcrashError(
+                f"task {task.pid} was running on CPU {task.cpu}, whose registers are not in the dump"
+            )
+        return _named(session, note.registers), True
+    values = session.arch.switched_out(session.types, session.memory, task.sp)
+    return Registers(values), False
+
+
+def _named(session: Session, registers: Mapping[str, int]) -> Registers:
+    dwarf = session.arch.dwarf
+    return Registers({dwarf[name]: value for name, value in registers.items() if name in dwarf})
+
+
+def frames(session: Session, task: Task, *, prefer_orc: bool = False) -> list[Frame]:
+    """The frames of a task, innermost first. Raises KcrashError if there is nothing to start from."""
+    registers, interrupted = start_registers(session, task)
+    machine = unwinder(session)
+    if interrupted:
+        deeper = _stopped_frames(session, task, registers)
+        if deeper:
+            return deeper
+    return list(machine.unwind(registers, interrupted=interrupted, prefer_orc=prefer_orc))
+
+
+def _stopped_frames(session: Session, task: Task, registers: Registers) -> list[Frame]:
+    """Frames from where the kernel stopped the CPU, if they can be proven to lead to ``registers``.
+
+    A note holds the registers of the code that was stopped. Deeper frames, of the
+    stop itself, are still on the stack: a return address into one of
+    STOP_FUNCTIONS is taken if unwinding from it comes back to the note's frame.
+    """
+    sp = registers.get(session.arch.dwarf[session.arch.sp])
+    pc = registers.get(session.arch.dwarf[session.arch.pc])
+    for stack in _candidate_stacks(session, task, sp):
+        for slot, value in _stop_slots(session, stack):
+            start = Registers({session.arch.dwarf[session.arch.pc]: value,
+                               session.arch.dwarf[session.arch.sp]: slot + session.arch.word_bytes})  # fmt: skip
+            found = list(unwinder(session).unwind(start, interrupted=False))
+            if _reaches(session, found, pc, sp):
+                return found
+    return []
+
+
+def _candidate_stacks(session: Session, task: Task, sp: int | None) -> list[StackRange]:
+    own = [stack for stack in cpu_stacks(session) if stack.cpu == task.cpu]
+    return [task_stack(session, task), *own]
+
+
+def _stop_slots(session: Session, stack: StackRange) -> Iterator[tuple[int, int]]:
+    """``(address, value)`` of words on a stack that are return addresses into a stop function."""
+    ranges = session.memo("stop functions", lambda: _stop_ranges(session))
+    width = session.arch.word_bytes
+    data = session.memory.try_read(stack.low, stack.high - stack.low)
+    if data is None or not ranges:
+        return
+    order = "<" if session.arch.byte_order == "little" else ">"
+    values = struct.unpack(f"{order}{len(data) // width}{'Q' if width == 8 else 'I'}", data)
+    lowest, highest = min(low for low, _high in ranges), max(high for _low, high in ranges)
+    for index, value in enumerate(values):
+        if lowest < value < highest and any(low < value < high for low, high in ranges):
+            yield stack.low + index * width, value
+
+
+def _stop_ranges(session: Session) -> list[tuple[int, int]]:
+    found = []
+    for name in STOP_FUNCTIONS:
+        symbol = session.symbols.kernel.symbol(name)
+        if symbol is not None and symbol.size:
+            found.append((symbol.address, symbol.address + symbol.size))
+    return found
+
+
+def _reaches(session: Session, found: list[Frame], pc: int | None, sp: int | None) -> bool:
+    """True if a frame is the note's: the same stack pointer, and the same function."""
+    own = session.arch.dwarf[session.arch.sp]
+    for frame in found[1:]:
+        if frame.registers.get(own) == sp and frame.pc is not None and pc is not None:
+            return frame.pc == pc or _same_function(session, frame.pc - 1, pc)
+    return False
+
+
+def _same_function(session: Session, one: int, other: int) -> bool:
+    first, second = session.symbols.at(one), session.symbols.at(other)
+    return first is not None and second is not None and first[0] == second[0]
+
+
+def readable(session: Session, address: int, size: int) -> bytes | None:
+    """Bytes of a stack, or None."""
+    try:
+        return session.memory.read(address, size)
+    except MemoryFault:
+        return None
