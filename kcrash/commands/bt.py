@@ -50,8 +50,9 @@ MAX_TEXT_WORDS = 1 << 16
         Exclusive(Flag("-a", "the task on each CPU"), Flag("-p", "the task that panicked"),
                   Option("-c", "cpus", "the tasks on these CPUs", parse=cpus),
                   Flag("-g", "all threads of the task's process, its leader first")),
-        Option("-n", "idle", "with -a or -c: leave out idle tasks", hidden=False),
-        Exclusive(Flag("-r", "the raw stack"), Flag("-t", "text addresses on the stack from the last known frame"),
+        Option("-n", "idle", "with -a or -c: leave out idle tasks"),
+        Exclusive(Flag("-r", "the raw stack"),
+                  Flag("-t", "text addresses on the stack from the last known frame"),
                   Flag("-T", "text addresses on the whole stack"),
                   Flag("-e", "exception frames on the stack"),
                   Flag("-v", "tasks whose stack has overflowed")),
@@ -300,7 +301,7 @@ class _Style:
             return []
         end = (following[0].registers.get(self.sp) or 0) - self.word
         if following[0].regs_address is not None:
-            end = following[0].regs_address + self.session.types.size("struct pt_regs") - self.word
+            end = following[0].regs_address - self.word
         size = end - slot
         if not 0 < size <= 1 << 16:
             return []

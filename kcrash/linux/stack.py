@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kcrash.arch.base import StackRange
@@ -89,9 +90,7 @@ def _make_unwinder(session: Session) -> Unwinder:
     for module in modules(session):
         for region in module.regions:
             if region.name in ("core", "text", "init_text") and region.size:
-                code.add(
-                    region.start, region.start + region.size, lambda m=module: _module_tables(session, m)
-                )  # type: ignore[misc]
+                code.add(region.start, region.start + region.size, partial(_module_tables, session, module))
     return Unwinder(
         unwind_target(session), code, session.memory, stack_of=lambda address: stack_at(session, address)
     )
@@ -275,17 +274,17 @@ def _stopped_frames(session: Session, task: Task, registers: Registers) -> list[
     """
     sp = registers.get(session.arch.dwarf[session.arch.sp])
     pc = registers.get(session.arch.dwarf[session.arch.pc])
-    for stack in _candidate_stacks(session, task, sp):
+    for stack in _candidate_stacks(session, task):
         for slot, value in _stop_slots(session, stack):
-            start = Registers({session.arch.dwarf[session.arch.pc]: value,
-                               session.arch.dwarf[session.arch.sp]: slot + session.arch.word_bytes})  # fmt: skip
+            dwarf, after = session.arch.dwarf, slot + session.arch.word_bytes
+            start = Registers({dwarf[session.arch.pc]: value, dwarf[session.arch.sp]: after})
             found = list(unwinder(session).unwind(start, interrupted=False))
             if _reaches(session, found, pc, sp):
                 return found
     return []
 
 
-def _candidate_stacks(session: Session, task: Task, sp: int | None) -> list[StackRange]:
+def _candidate_stacks(session: Session, task: Task) -> list[StackRange]:
     own = [stack for stack in cpu_stacks(session) if stack.cpu == task.cpu]
     return [task_stack(session, task), *own]
 
