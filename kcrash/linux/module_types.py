@@ -1,0 +1,58 @@
+"""Types of modules, out of the dump itself: the kernel keeps each module's BTF (kernel/bpf/btf.c)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from kcrash.errors import KcrashError
+from kcrash.linux.lists import list_for_each_entry
+from kcrash.types.btf import BtfSource
+from kcrash.types.namespace import Types
+
+if TYPE_CHECKING:
+    from kcrash.session import Session
+
+MAX_BTF = 1 << 26
+
+
+def module_types(session: Session, *names: str) -> Types:
+    """The session's types together with those of the modules ``names``, as far as the dump has them.
+
+    Linux commit 36e68442d1af ("bpf: Load and verify kernel module BTFs") in v5.11.
+    """
+    return session.memo(("module types", names), lambda: _make(session, names))
+
+
+def _make(session: Session, names: tuple[str, ...]) -> Types:
+    made = Types(session.types.byte_order, session.types.pointer_size)
+    for name in names:
+        source = _source(session, name)
+        if source is not None:
+            made.add(source)
+    for known in session.types.sources:
+        made.add(known)
+    return made
+
+
+def _source(session: Session, name: str) -> BtfSource | None:
+    base = next((source for source in session.types.sources if isinstance(source, BtfSource)), None)
+    try:
+        for found, data, size in _loaded(session):
+            if found == name and size <= MAX_BTF:
+                blob = session.memory.read(data, size)
+                return BtfSource(blob, f"module {name}", pointer_size=session.arch.word_bytes, base=base)
+    except KcrashError:
+        pass
+    return None
+
+
+def _loaded(session: Session) -> Iterator[tuple[str, int, int]]:
+    """``(module, address of its BTF, bytes)``."""
+    head = session.symbols.find_kernel("btf_modules")
+    if head is None:
+        return
+    for address in list_for_each_entry(session, head, "struct btf_module", "list"):
+        value = session.value("struct btf_module", address)
+        name = value.module.name.string_().decode("utf-8", "replace")
+        yield name, int(value.btf.data), int(value.btf.data_size)

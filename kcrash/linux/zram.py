@@ -1,0 +1,141 @@
+"""zram: swap in compressed memory (drivers/block/zram/zram_drv.c)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from kcrash.dump.codecs import LZO, ZSTD, decompressor
+from kcrash.errors import CorruptData, KcrashError, MissingCodec
+from kcrash.linux import lzo_rle
+from kcrash.linux.module_types import module_types
+from kcrash.linux.zsmalloc import Objects
+
+if TYPE_CHECKING:
+    from kcrash.session import Session
+
+Decompress = Callable[[bytes, int], bytes]
+
+
+class NotInMemory(KcrashError):
+    """A page that zram has written to its backing device."""
+
+
+class Zram:
+    """One zram device; ``address``: of its struct zram. Raises MissingType where nothing tells its layout."""
+
+    def __init__(self, session: Session, address: int) -> None:
+        self.session = session
+        self.types = module_types(session, "zram", "zsmalloc")
+        self.value = session.value(self.types.type("struct zram"), address)
+        self.table = int(self.value.table)
+        self.objects = Objects(session, int(self.value.mem_pool))
+        self._entry = self.types.reader("struct zram_table_entry", "handle", self._flags_member())
+        self._stride = self.types.size("struct zram_table_entry")
+        self._bits = self._flag_bits()
+        self._codecs: dict[int, Decompress] = {}
+        self.pages = int(self.value.disksize) // session.arch.page_size
+
+    def _flags_member(self) -> str:
+        # "value" from v4.8 to v5.0; "attr.flags" later than v6.17.
+        found = self.types.first_member("struct zram_table_entry", ("flags", "value", "attr.flags"))
+        return found or "flags"
+
+    def _flag_bits(self) -> dict[str, int]:
+        """Bit numbers by name; "size" is where the object's size ends (ZRAM_FLAG_SHIFT)."""
+        found = self.types.enumerator("ZRAM_SAME")
+        if found is None:
+            raise CorruptData("zram: no enum zram_pageflags")
+        bits = {name: bit for name, bit in found[0].enumerators.items() if not name.startswith("__")}
+        return bits | {"size": min(bits.values())}
+
+    def read(self, index: int) -> bytes:
+        """Page ``index`` of the device. Raises KcrashError."""
+        size = self.session.arch.page_size
+        if not 0 <= index < self.pages:
+            raise CorruptData(f"zram: no page {index:x} on the device")
+        base = self.table + index * self._stride + self._entry.start
+        handle, flags = self._entry(self.session.memory.read(base, self._entry.size))
+        if self._is(flags, "ZRAM_WB"):
+            raise NotInMemory("zram: the page is on the backing device")
+        if not handle or self._is(flags, "ZRAM_SAME"):
+            return int(handle).to_bytes(self.session.arch.word_bytes, self.session.arch.byte_order) * (  # type: ignore[arg-type]
+                size // self.session.arch.word_bytes
+            )
+        length = flags & (1 << self._bits["size"]) - 1
+        if not 0 < length <= size:
+            raise CorruptData(f"zram: page {index:x} claims {length} bytes")
+        data = self.objects.read(handle, length)
+        return data if length == size else self._codec(flags)(data, size)
+
+    def _is(self, flags: int, name: str) -> bool:
+        bit = self._bits.get(name)
+        return bit is not None and bool(flags >> bit & 1)
+
+    def _codec(self, flags: int) -> Decompress:
+        """Since Linux commit 7ac07a26dea7 ("zram: preparation for multi-zcomp support") in v6.2 a page's
+        flags hold a number of the compressor."""
+        bit = self._bits.get("ZRAM_COMP_PRIORITY_BIT1")
+        priority = flags >> bit & 3 if bit is not None else 0
+        if priority not in self._codecs:
+            self._codecs[priority] = codec(self.compressor(priority))
+        return self._codecs[priority]
+
+    def compressor(self, priority: int = 0) -> str:
+        """The name of a compressor, as /sys/block/zramN/comp_algorithm has it."""
+        if self.value.has_("comp_algs"):
+            return self.value.comp_algs[priority].string_(64).decode("latin-1")
+        return self.value.compressor.string_().decode("latin-1")
+
+
+def codec(name: str) -> Decompress:
+    """The decompressor of that name (crypto/, drivers/block/zram/backend_*.c). Raises MissingCodec."""
+    made = _CODECS.get(name)
+    if made is None:
+        raise MissingCodec(name, f"for zram's {name!r}, of which there is none")
+    return made()
+
+
+def _lzo() -> Decompress:
+    plain = decompressor(LZO)
+    return lambda data, size: (lzo_rle.decompress if lzo_rle.is_versioned(data) else plain)(data, size)
+
+
+def _lz4() -> Decompress:
+    import cramjam
+
+    def expand(data: bytes, size: int) -> bytes:
+        out = bytearray(size)
+        try:
+            written = cramjam.lz4.decompress_block_into(data, out, output_len=size)
+        except cramjam.DecompressionError as error:
+            raise CorruptData(f"LZ4: {error}") from None
+        if written != size:
+            raise CorruptData(f"LZ4: decompresses to {written} bytes, not {size}")
+        return bytes(out)
+
+    return expand
+
+
+def _deflate() -> Decompress:
+    def expand(data: bytes, size: int) -> bytes:
+        try:
+            page = zlib.decompressobj(-15).decompress(data, size)
+        except zlib.error as error:
+            raise CorruptData(f"deflate: {error}") from None
+        if len(page) != size:
+            raise CorruptData(f"deflate: decompresses to {len(page)} bytes, not {size}")
+        return page
+
+    return expand
+
+
+_CODECS: dict[str, Callable[[], Decompress]] = {
+    "lzo": _lzo,
+    "lzo-rle": _lzo,
+    "lz4": _lz4,
+    "lz4hc": _lz4,
+    "zstd": lambda: decompressor(ZSTD),
+    "deflate": _deflate,
+}

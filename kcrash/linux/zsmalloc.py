@@ -1,0 +1,124 @@
+"""Objects of zsmalloc, where zram and zswap keep compressed pages (mm/zsmalloc.c)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from kcrash.errors import CorruptData, KcrashError
+from kcrash.linux.module_types import module_types
+from kcrash.linux.page import pfn_to_page
+
+if TYPE_CHECKING:
+    from kcrash.session import Session
+
+MAGIC = 0x58  # ZSPAGE_MAGIC
+ALLOCATED = 1  # OBJ_ALLOCATED_TAG
+HANDLE_SIZE = 8
+
+
+class _Place(NamedTuple):
+    """Where an object starts, as the word behind its handle tells it.
+
+    ``tag_bits``, ``index_bits``: OBJ_TAG_BITS and OBJ_INDEX_BITS.
+    """
+
+    tag_bits: int
+    index_bits: int
+
+
+# OBJ_INDEX_BITS = 64 - (MAX_POSSIBLE_PHYSMEM_BITS - 12) - OBJ_TAG_BITS, with 52 bits of physical addresses
+# (CONFIG_X86_5LEVEL) or 46, and the tag below the index until v6.6. Nothing in the kernel's types tells
+# which; but an object starts with its own handle, so the right one proves itself.
+_PLACES = (_Place(1, 23), _Place(0, 24), _Place(1, 29), _Place(0, 30), _Place(2, 22), _Place(2, 28))
+
+
+class Zspage(NamedTuple):
+    """A zspage: ``class_`` is the index of its size class; ``huge``: one object that fills a page."""
+
+    address: int
+    class_: int
+    huge: bool
+    pool: int
+
+
+class Objects:
+    """The objects of one ``struct zs_pool``."""
+
+    def __init__(self, session: Session, pool: int) -> None:
+        self.session = session
+        self.pool = pool
+        self.types = module_types(session, "zsmalloc")
+        self.zspage = self.types.compound("struct zspage")
+        self.page = "struct zpdesc" if self.types.has("struct zpdesc", "zspage") else "struct page"
+        self._sizes: dict[int, int] = {}
+        self._place: _Place | None = None
+
+    def read(self, handle: int, size: int) -> bytes:
+        """The first ``size`` bytes of the object with that handle. Raises KcrashError."""
+        word = self.session.memory.word(handle)
+        places = (self._place,) if self._place else _PLACES
+        for place in places:
+            found = self._try(place, word, handle, size)
+            if found is not None:
+                self._place = place
+                return found
+        raise CorruptData(f"zsmalloc: no object behind handle {handle:x}")
+
+    def _try(self, place: _Place, word: int, handle: int, size: int) -> bytes | None:
+        word >>= place.tag_bits
+        pfn, index = word >> place.index_bits, word & (1 << place.index_bits) - 1
+        try:
+            page = pfn_to_page(self.session, pfn)
+            zspage = self._zspage_of(page)
+            if zspage is None:
+                return None
+            data = self._object(zspage, page, pfn, index, size)
+        except KcrashError:
+            return None
+        if zspage.huge:
+            return data[:size]
+        head = int.from_bytes(data[:HANDLE_SIZE], "little") & ~3
+        return data[HANDLE_SIZE:] if head == handle & ~3 else None
+
+    def _zspage_of(self, page: int) -> Zspage | None:
+        member = "zspage" if self.page == "struct zpdesc" else "private"
+        address = self.session.memory.word(page + self.types.offset(self.page, member))
+        value = self.session.value(self.zspage, address)
+        if int(value.member_("magic")) != MAGIC:
+            return None
+        huge = bool(value.member_("huge")) if value.has_("huge") else False
+        pool = int(value.pool) if value.has_("pool") else self.pool
+        return Zspage(address, int(value.member_("class")), huge, pool)
+
+    def _object(self, zspage: Zspage, page: int, pfn: int, index: int, size: int) -> bytes:
+        page_size = self.session.arch.page_size
+        class_size = self._class_size(zspage.class_)
+        huge = zspage.huge or class_size == page_size
+        wanted = size if huge else size + HANDLE_SIZE
+        offset = class_size * index % page_size
+        here = min(wanted, page_size - offset)
+        data = self.session.physical.read(pfn * page_size + offset, here)
+        if here < wanted:
+            data += self.session.physical.read(self._next_pfn(zspage, page) * page_size, wanted - here)
+        return data if not huge or zspage.huge else bytes(HANDLE_SIZE) + data
+
+    def _class_size(self, number: int) -> int:
+        if number not in self._sizes:
+            pool = self.session.value(self.types.type("struct zs_pool"), self.pool)
+            self._sizes[number] = int(pool.size_class[number].size)
+        return self._sizes[number]
+
+    def _next_pfn(self, zspage: Zspage, page: int) -> int:
+        """The next page of a zspage: in zpdesc.next, page->index, before v4.20's end page->freelist."""
+        from kcrash.linux.page import page_to_pfn
+
+        for member in ("next", "index", "freelist"):
+            if not self.types.has(self.page, member):
+                continue
+            following = self.session.memory.word(page + self.types.offset(self.page, member))
+            pfn = page_to_pfn(self.session, following)
+            if pfn is not None:
+                other = self._zspage_of(following)
+                if other is not None and other.address == zspage.address:
+                    return pfn
+        raise CorruptData(f"zsmalloc: zspage {zspage.address:x} has no next page")
