@@ -220,17 +220,28 @@ class AbbrevTable:
 class Wanted:
     """Abbreviations of interest in one unit, by where their names stand.
 
-    ``loose``: some name has no fixed place, so that any hit may be a name.
+    ``loose``: some name has no fixed place (or some code has three bytes): any hit may be a name.
     """
 
-    __slots__ = ("codes", "loose", "places")
+    __slots__ = ("_lasts", "codes", "loose", "places")
 
     def __init__(self, codes: dict[int, Abbrev]) -> None:
         self.codes = codes
-        self.loose = any(abbrev.name_at == -1 for abbrev in codes.values())
+        self.loose = any(abbrev.name_at == -1 or code >= 1 << 14 for code, abbrev in codes.items())
         self.places: dict[int, set[int]] = {}
         for code, abbrev in codes.items():
             self.places.setdefault(abbrev.name_at or 0, set()).add(code)
+        self._lasts = [
+            (place, frozenset(code if code < 0x80 else code >> 7 & 0x7F for code in found))
+            for place, found in self.places.items()
+        ]
+
+    def plausible(self, data: memoryview, position: int) -> bool:
+        """False if no DIE of interest can have its name at ``position``: a first, quick look."""
+        if self.loose:
+            return True
+        # The last byte of an abbreviation code stands before the name.
+        return any(position > place and data[position - place - 1] in lasts for place, lasts in self._lasts)
 
     def starts(self, data: memoryview, position: int) -> Iterator[int]:
         """Where a DIE of interest may start whose name is at ``position``: its code stands before it."""
@@ -244,6 +255,8 @@ class Wanted:
                 yield end - 1
 
 
+NOTHING = Wanted({})
+
 _NUMBER = rb"[\x80-\xff]{0,9}[\x00-\x7f]"
 # A code, then tag, children flag, pairs of attribute and form up to a pair of zeros.
 _DECLARATION = re.compile(
@@ -251,37 +264,50 @@ _DECLARATION = re.compile(
 )
 
 
+_PIECE = 1 << 14
+_MAX_COMPILED = 50_000  # no compiler makes as many
+
+
 class AbbrevReader:
     """The abbreviation tables of one file; ``data``: its .debug_abbrev."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
-        self._compiled: dict[tuple[bytes, Layout], Abbrev] = {}
-        self.table = lru_cache(maxsize=1024)(self._table)
+        self._compiled: dict[Layout, dict[bytes, Abbrev]] = {}
+        # One a unit: a search that visits all units of a kernel must not read them all again the next time.
+        self.table = lru_cache(maxsize=4096)(self._table)
 
     def _table(self, offset: int, layout: Layout) -> AbbrevTable:
         """The table at ``offset`` of the section. Raises Malformed."""
-        codes: dict[int, Abbrev] = {}
-        data = self._data
+        size = _PIECE
         while True:
-            if offset >= len(data):
-                raise Malformed(f"the abbreviation table at {offset:#x} has no end")
-            if not data[offset]:
+            piece = bytes(self._data[offset : offset + size])
+            codes = self._codes(piece, layout)
+            if codes is not None:
                 return AbbrevTable(codes)
-            match = _DECLARATION.match(data, offset)
-            if match is None:
-                raise Malformed(f"abbreviation at {offset:#x}")
-            code, body = match.span(1), match.span(2)
-            codes[uleb(data, code[0])[0]] = self._abbrev(bytes(data[body[0] : body[1]]), layout)
-            offset = body[1]
+            if len(piece) < size:
+                raise Malformed(f"the abbreviation table at {offset:#x} is broken or has no end")
+            size *= 4
 
-    def _abbrev(self, body: bytes, layout: Layout) -> Abbrev:
-        found = self._compiled.get((body, layout))
-        if found is None:
-            if len(self._compiled) > 50_000:  # no compiler makes as many
-                self._compiled.clear()
-            found = self._compiled[body, layout] = _compile(memoryview(body), layout)
-        return found
+    def _codes(self, piece: bytes, layout: Layout) -> dict[int, Abbrev] | None:
+        """The declarations at the start of ``piece``; None if they do not end in it."""
+        compiled = self._compiled.setdefault(layout, {})
+        if len(compiled) > _MAX_COMPILED:
+            compiled.clear()
+        match = _DECLARATION.match
+        codes: dict[int, Abbrev] = {}
+        position, end = 0, len(piece)
+        while position < end and piece[position]:
+            found = match(piece, position)
+            if found is None:
+                return None
+            number, body = found.groups()
+            abbrev = compiled.get(body)
+            if abbrev is None:
+                abbrev = compiled[body] = _compile(memoryview(body), layout)
+            codes[number[0] if len(number) == 1 else uleb(memoryview(number), 0)[0]] = abbrev
+            position = found.end()
+        return codes if position < end else None
 
 
 def _compile(body: memoryview, layout: Layout) -> Abbrev:

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from kcrash.types.dwarf import constants as dw
-from kcrash.types.dwarf.abbrev import Abbrev
+from kcrash.types.dwarf.abbrev import NOTHING, Abbrev, Wanted
 from kcrash.types.dwarf.encoding import Malformed
 from kcrash.types.dwarf.info import STRX_FORMS, DebugInfo, Die, Unit, as_index
 
@@ -76,39 +76,57 @@ class NameLookup:
                 return
 
     def _inline(self, name: bytes, query: Query) -> Iterator[Hit]:
-        for position in _find_all(self.info.data, name + b"\0"):
-            yield from self._proved(position, dw.DW_FORM_string, position, query)
+        return self._scan(name + b"\0", dw.DW_FORM_string, None, query)
 
     def _uses(self, offset: int, form: int, query: Query) -> Iterator[Hit]:
         """The DIEs whose name is the string at ``offset`` of .debug_str or .debug_line_str."""
         if offset < 1 << 32:
-            order = self.info.order
-            for position in _find_all(self.info.data, struct.pack(order + "I", offset)):
-                yield from self._proved(position, form, offset, query)
+            yield from self._scan(struct.pack(self.info.order + "I", offset), form, offset, query)
         if form == dw.DW_FORM_strp and len(self.info.sections[".debug_str_offsets"]):
             yield from self._indexed_uses(offset, query)
 
-    def _proved(self, position: int, form: int, value: int, query: Query) -> Iterator[Hit]:
-        """The DIE whose raw name is at ``position``, if there is one; nothing for a chance hit."""
-        info = self.info
+    def _scan(self, needle: bytes, form: int, value: int | None, query: Query) -> Iterator[Hit]:
+        """The DIEs whose raw name is ``needle``; ``value`` is its value, None for its own position."""
+        data, order = self.info.data, self.info.order
+        end = shift = 0
+        unit: Unit | None = None
+        wanted = NOTHING
+        for position in _find_all(data, needle):
+            if position >= end:  # hits come in order: mostly the unit is that of the hit before
+                unit, wanted, end = self._unit_at(position, query)
+                wide = unit is not None and unit.layout.offset_size == 8
+                # Of a wide big-endian offset the low half was found.
+                shift = 4 if wide and order == ">" and form != dw.DW_FORM_string else 0
+            if unit is not None and wanted.codes and wanted.plausible(data, position - shift):
+                found = position if value is None else value
+                hit = self._proved(unit, wanted, position - shift, form, found, query)
+                if hit is not None:
+                    yield hit
+
+    def _unit_at(self, position: int, query: Query) -> tuple[Unit | None, Wanted, int]:
+        """The unit around a hit, what is of interest in it, and where it ends."""
         try:
-            unit = info.unit_at(position)
-            if unit.layout.offset_size == 8 and info.order == ">" and form != dw.DW_FORM_string:
-                position -= 4  # the low half of the offset was found
-            wanted = unit.abbrevs.wanted(query.test)
-            if not wanted.codes:
-                return
-            # Most chance hits, and names of other things, do not survive a look at what stands around them.
-            if not wanted.loose and not any(
-                self._judge(unit, start, form, value, query) for start in wanted.starts(info.data, position)
-            ):
-                return
-            path = info.path_to(unit, position)
-            die = self._judge(unit, path[-1], form, value, query) if path else None
+            unit = self.info.unit_at(position)
+            return unit, unit.abbrevs.wanted(query.test), unit.end
         except (Malformed, IndexError, struct.error):
-            return
-        if die is not None:
-            yield Hit(die, path[:-1])
+            return None, NOTHING, position + 1
+
+    def _proved(
+        self, unit: Unit, wanted: Wanted, position: int, form: int, value: int, query: Query
+    ) -> Hit | None:
+        """The DIE whose raw name is at ``position``, if there is one; None for a chance hit."""
+        info = self.info
+        # Most chance hits, and names of other things, do not survive a look at what stands around them.
+        if not wanted.loose and not any(
+            self._judge(unit, start, form, value, query) for start in wanted.starts(info.data, position)
+        ):
+            return None
+        try:
+            path = info.path_to(unit, position)
+        except (Malformed, IndexError, struct.error):
+            return None
+        die = self._judge(unit, path[-1], form, value, query) if path else None
+        return Hit(die, path[:-1]) if die is not None else None
 
     def _judge(self, unit: Unit, start: int, form: int, value: int, query: Query) -> Die | None:
         """The DIE at ``start``, if it is named so and wanted."""
@@ -164,16 +182,27 @@ class NameLookup:
 
 
 def _find_all(data: memoryview, needle: bytes) -> Iterator[int]:
-    """Every place of ``needle``. The regular expression engine searches buffers without a copy, at 3 GB/s
-    if the first byte is rare: so a common one is left out and compared afterwards."""
+    """Every place of ``needle``, in order.
+
+    The regular expression engine searches buffers without a copy, at 3 GB/s if
+    the first byte is rare: so a common one is left out and compared afterwards.
+    """
     skip = 1 if len(needle) > 3 and needle[0] in _COMMON and needle[1] not in _COMMON else 0
-    search = re.compile(re.escape(needle[skip:])).search
-    match = search(data, skip)
-    while match:
-        found = match.start()
-        if not skip or data[found - 1] == needle[0]:
-            yield found - skip
-        match = search(data, found + 1)
+    for start in _occurrences(data, needle[skip:], skip):
+        if not skip or data[start - 1] == needle[0]:
+            yield start - skip
+
+
+def _occurrences(data: memoryview, needle: bytes, first: int) -> Iterator[int]:
+    pattern = re.compile(re.escape(needle))
+    if not any(needle.endswith(needle[:size]) for size in range(1, len(needle))):
+        for match in pattern.finditer(data, first):
+            yield match.start()
+        return
+    found = pattern.search(data, first)  # occurrences may overlap
+    while found:
+        yield found.start()
+        found = pattern.search(data, found.start() + 1)
 
 
 def _exact_offsets(strings: memoryview, name: bytes) -> Iterator[int]:
