@@ -5,7 +5,9 @@ Linux puts in; QEMU dump/dump.c. Both classes and byte orders.
 
 Where segments overlap in physical memory, file bytes win over the zero-filled
 tail of another segment, and else the earlier program header wins. The tail of a
-segment whose p_memsz exceeds its p_filesz reads as zeros, as the gABI says.
+segment whose p_memsz exceeds its p_filesz reads as zeros, as the gABI says and
+as other readers do, although makedumpfile -E leaves out excluded pages that way:
+``info.details["zero_filled"]`` says how many bytes they are.
 """
 
 from __future__ import annotations
@@ -311,7 +313,12 @@ def _info(source: Source, header: Header, segments: list[Segment], notes: list[N
         incomplete=bool(header.flags & DUMP_ELF_INCOMPLETE) or source.incomplete,
         virtual_ranges=_virtual_ranges(segments, header.bits),
         eraseinfo=find_note(notes, ERASEINFO),
-        details={"segments": len(segments), "qemu": any(note.name == "QEMU" for note in notes)},
+        details={
+            "segments": len(segments),
+            "qemu": any(note.name == "QEMU" for note in notes),
+            # makedumpfile -E leaves excluded pages out this way: not all of it was zero in the machine.
+            "zero_filled": sum(max(segment.memsz - segment.filesz, 0) for segment in segments),
+        },
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +24,7 @@ from kcrash.dump.base import (
     Dump,
     DumpInfo,
     PhysicalRange,
+    Utsname,
     register_format,
 )
 from kcrash.dump.bitmap import Bitmap
@@ -31,6 +33,7 @@ from kcrash.dump.identify import KDUMP_MAGICS
 from kcrash.dump.kdump_header import Header, SubHeader, read_header, read_sub_header
 from kcrash.dump.notes import VMCOREINFO, find_note, read_notes
 from kcrash.dump.source import Source
+from kcrash.dump.vmcoreinfo import parse_vmcoreinfo
 from kcrash.errors import BadFormat, FaultReason, MemoryFault
 
 if TYPE_CHECKING:
@@ -273,15 +276,19 @@ def _info(parts: Sequence[Part]) -> DumpInfo:
     order = "little" if header.order == "<" else "big"
     notes = read_notes(source, sub.offset_note, sub.size_note, order) if sub.size_note else []
     text = source.read_at(sub.offset_vmcoreinfo, min(sub.size_vmcoreinfo, MAX_TEXT)).rstrip(b"\0")
+    vmcoreinfo = text or find_note(notes, VMCOREINFO)
+    told = parse_vmcoreinfo(vmcoreinfo or b"")
     return DumpInfo(
         format="kdump" if header.signature == KDUMP_MAGICS[0] else "diskdump",
         byte_order=order,
         word_bits=header.bits,
         page_size=header.block_size,
         notes=notes,
-        vmcoreinfo=text or find_note(notes, VMCOREINFO),
-        utsname=header.utsname,
-        phys_base=sub.phys_base,
+        vmcoreinfo=vmcoreinfo,
+        utsname=_utsname(header.utsname, told.osrelease),
+        # QEMU reads this decimal number as a hexadecimal one for the sub header
+        # (dump/dump.c, vmcoreinfo_update_phys_base()).
+        phys_base=told.numbers.get("phys_base", sub.phys_base),
         dump_level=sub.dump_level,
         time=header.time,
         nr_cpus=header.nr_cpus,
@@ -289,6 +296,11 @@ def _info(parts: Sequence[Part]) -> DumpInfo:
         eraseinfo=source.read_at(sub.offset_eraseinfo, min(sub.size_eraseinfo, MAX_TEXT)) or None,
         details=_details(parts),
     )
+
+
+def _utsname(said: Utsname, release: str | None) -> Utsname:
+    """The header's; QEMU leaves all but the machine out."""
+    return said if said.release or not release else replace(said, sysname="Linux", release=release)
 
 
 def _details(parts: Sequence[Part]) -> dict[str, object]:

@@ -58,7 +58,8 @@ def test_layouts_and_versions(tmp_path: Path, order: str, layout: str, version: 
     info = dump.info
     assert (info.format, info.word_bits, info.page_size) == ("kdump", 64 if layout == "64" else 32, 4096)
     assert info.byte_order == ("little" if order == "<" else "big")
-    assert (info.dump_level, info.phys_base, info.time, info.nr_cpus) == (31, 0x1000000, 1700000000.25, 4)
+    assert (info.dump_level, info.time, info.nr_cpus) == (31, 1700000000.25, 4)
+    assert info.phys_base == (0x1000000 if version < 3 else -16777216)
     assert info.utsname.machine == machine
     assert info.utsname.release == "6.1.0-test"
     assert info.vmcoreinfo == (VMCOREINFO_TEXT if version >= 3 else None)
@@ -79,6 +80,15 @@ def test_packed_sub_header_whatever_the_machine(tmp_path: Path) -> None:
 
 def test_negative_phys_base(tmp_path: Path) -> None:
     assert kdump(tmp_path, build(phys_base=-0x2000000)).info.phys_base == -0x2000000
+
+
+def test_what_vmcoreinfo_knows_better(tmp_path: Path) -> None:
+    """QEMU's utsname has the machine only, its phys_base is wrong."""
+    data = bytearray(build(notes=usual_notes(), phys_base=0x16777216).to_bytes())
+    data[12 : 12 + 4 * 65] = bytes(4 * 65)
+    info = opened(tmp_path, bytes(data)).info
+    assert (info.utsname.release, info.utsname.machine) == ("6.1.0-test", "x86_64")
+    assert info.phys_base == -16777216
 
 
 def test_vmcoreinfo_from_note(tmp_path: Path) -> None:
