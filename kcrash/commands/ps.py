@@ -25,7 +25,7 @@ from kcrash.commands.base import (
     command,
     cpus,
 )
-from kcrash.errors import CommandError, KcrashError, UsageError
+from kcrash.errors import CommandError, KcrashError, MemoryFault, UsageError
 from kcrash.linux import process
 from kcrash.linux.cpus import online_cpus, possible_cpus
 from kcrash.linux.system import present_pages
@@ -73,7 +73,7 @@ POLICY_COLUMNS = (
 
 
 class Selection(NamedTuple):
-    """The chosen tasks, in the order of the table; what was asked for but does not exist; whether it is all."""
+    """The chosen tasks, in the table's order; what was asked for but does not exist; whether it is all."""
 
     tasks: list[Task]
     faults: list[Fault]
@@ -223,7 +223,7 @@ def _filter(session: Session, table: TaskTable, chosen: Selection, args: Argumen
         tasks = [task for task in tasks if task.is_kernel == args.k]
     if args.I:
         tasks = [task for task in tasks if task.idle_cpu is None]
-    if args.A:
+    if args.A and chosen.everything:
         tasks = [task for task in tasks if task.address in table.active]
     if args.y is not None:
         tasks = [task for task in tasks if process.scheduling(session, task).policy in args.y]
@@ -400,13 +400,14 @@ def _times(context: Context, args: Arguments, tasks: list[Task]) -> Iterator[Ite
 
     def block(task: Task) -> Iterator[Item]:
         times = process.task_times(session, task)
-        run = max(now - times.start * hz // 10**9, 0) // hz
+        # crash takes whole seconds off the ticks; the exact time is in the data
+        run = max(now - times.start // 10**9 * hz, 0) // hz
         yield header_item(task)
         yield Record(
             "times",
             {
                 **task_data(task),
-                "run_seconds": run,
+                "run_seconds": max(now / hz - times.start / 10**9, 0.0),
                 "start": times.raw_start,
                 "start_ns": times.start,
                 "utime": times.utime,
@@ -453,8 +454,13 @@ def _arguments(context: Context, args: Arguments, tasks: list[Task]) -> Iterator
         if not task.mm:
             yield Record("arguments", {**task_data(task), "arguments": None}, "ps: no user stack")
             return
-        given = [_text(part) for part in process.arguments(context.session, task)]
-        variables = [_text(part) for part in process.environment(context.session, task)]
+        try:
+            given = [_text(part) for part in process.arguments(context.session, task)]
+            variables = [_text(part) for part in process.environment(context.session, task)]
+        except MemoryFault as fault:
+            message = f"cannot access user stack address: {fault.address:x}"
+            yield Fault(message, {**task_data(task), "reason": fault.reason.value})
+            return
         lines = [f"ARG: {' '.join(given)} "]
         lines += [f"{'ENV: ' if not n else '     '}{text}" for n, text in enumerate(variables)]
         yield Record("arguments", {**task_data(task), "arguments": given, "environment": variables}, lines)
@@ -478,6 +484,7 @@ def _last_run(context: Context, args: Arguments, tasks: list[Task]) -> Iterator[
         except KcrashError as error:
             yield Fault.of(error, **task_data(task))
     lines = _LastRun(session, stamps, ago=bool(args.m and not args.l))
+    lines.width = max(lines.width, 0 if lines.ago else _widest(session))
     ordered = sorted((t for t in tasks if t.address in stamps), key=lambda t: -stamps[t.address])
     if args.C is None:
         yield from map(lines, ordered)
@@ -487,6 +494,17 @@ def _last_run(context: Context, args: Arguments, tasks: list[Task]) -> Iterator[
             yield Text("", layout=True)
         yield Text(f"CPU: {cpu}", layout=True)
         yield from (lines(task) for task in ordered if task.cpu == cpu)
+
+
+def _widest(session: Session) -> int:
+    """Digits of the latest time stamp of all tasks: the column is as wide as that whoever is chosen."""
+    latest = 0
+    for task in task_table(session).tasks:
+        try:
+            latest = max(latest, process.last_run(session, task))
+        except KcrashError:
+            continue
+    return len(str(latest))
 
 
 def _chosen_cpus(session: Session, chosen: range | list[int]) -> list[int]:

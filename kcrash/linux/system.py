@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from kcrash.dump.base import Utsname
-from kcrash.errors import KcrashError, MemoryFault, MissingSymbol
+from kcrash.errors import CommandError, CorruptData, KcrashError, MemoryFault, MissingSymbol
 from kcrash.linux.printk import log_records
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 MAX_NODES = 1024
 MAX_STRING = 256
+MAX_SYSTEM_CALLS = 4096
+MAX_CONFIG = 1 << 20
 
 
 # -- names
@@ -159,6 +162,61 @@ def taint(session: Session) -> str:
     """The letters of the bits that are set, in order; an unknown bit is left out. Raises KcrashError."""
     mask = tainted_mask(session)
     return "".join(text for bit, text in taint_letters(session).items() if mask >> bit & 1) if mask else ""
+
+
+# -- system calls and configuration
+
+
+class SystemCall(NamedTuple):
+    """``number``: its number; ``name``: the function's symbol, or its address; ``address``: the function."""
+
+    number: int
+    name: str
+    address: int
+
+
+def system_calls(session: Session) -> list[SystemCall]:
+    """What sys_call_table holds. Raises KcrashError.
+
+    x86-64 calls through a switch since Linux commit 1e3ad78334a6 ("x86/syscall: Don't force use of
+    indirect calls for system calls") in v6.9, and keeps the table for tracing.
+    """
+    symbol = session.symbols.symbol("sys_call_table")
+    if symbol is None:
+        raise MissingSymbol("sys_call_table", session.release_hint)
+    count = min(symbol.size // session.arch.word_bytes, MAX_SYSTEM_CALLS)
+    pointers = session.memory.words(symbol.address, count)
+    names = {pointer: _function(session, pointer) for pointer in set(pointers)}
+    return [SystemCall(number, names[pointer], pointer) for number, pointer in enumerate(pointers)]
+
+
+def _function(session: Session, address: int) -> str:
+    found = session.symbols.at(address)
+    return found[0].name if found and not found[1] else f"{address:x}"
+
+
+def kernel_config(session: Session) -> list[str]:
+    """The lines of the kernel's .config (kernel/configs.c), where CONFIG_IKCONFIG keeps it.
+
+    The gzip data stands between the marks IKCFG_ST and IKCFG_ED; since Linux commit 13610aa908dc
+    ("kernel/configs: use .incbin directive to embed config_data.gz") in v5.1 kernel_config_data begins
+    behind the first. Raises KcrashError.
+    """
+    begin, end = (
+        session.symbols.find_kernel(name) for name in ("kernel_config_data", "kernel_config_data_end")
+    )
+    if begin is None:
+        raise CommandError("kernel_config_data does not exist in this kernel")
+    if end is None:
+        symbol = session.symbols.symbol("kernel_config_data")
+        end = begin + (symbol.size if symbol else 0)
+    data = session.memory.read(begin, min(max(end - begin, 0), MAX_CONFIG))
+    data = data.removeprefix(b"IKCFG_ST").split(b"IKCFG_ED")[0]
+    try:
+        text = zlib.decompressobj(31).decompress(data, 16 * MAX_CONFIG)
+    except zlib.error as error:
+        raise CorruptData(f"the kernel's configuration cannot be unpacked: {error}") from None
+    return text.decode("utf-8", "replace").splitlines()
 
 
 # -- live patches

@@ -21,7 +21,8 @@ A module of comparisons holds the command lines and one test::
 * ``normal(text)``: the lines with their blanks squeezed, blank lines dropped.
 
 Kernels: those of ``KCRASH_LAB_KERNELS`` (default 6.1,6.12); forms: ``KCRASH_LAB_FORMS`` (default a few
-of each kind; ``all``). A kernel whose dumps are not made yet is skipped loudly unless ``KCRASH_LAB=1`` makes them.
+of each kind; ``all``). A kernel whose dumps are not made yet is skipped loudly unless ``KCRASH_LAB=1``
+makes them.
 """
 
 from __future__ import annotations

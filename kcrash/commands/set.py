@@ -1,0 +1,153 @@
+"""``set``: the context task, and the variables of the shell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from kcrash.commands._tasks import context_task, find_task, task_data
+from kcrash.commands.base import (
+    Arguments,
+    Context,
+    Exclusive,
+    Flag,
+    Item,
+    Option,
+    Record,
+    Rest,
+    command,
+    decimal,
+)
+from kcrash.commands.settings import all_settings, is_variable, settings_items
+from kcrash.errors import CommandError, UsageError
+from kcrash.linux import process
+from kcrash.linux.cpus import present_cpus
+from kcrash.linux.tasks import Task, default_task, panic_task, task_table
+from kcrash.output import Address
+from kcrash.output.clean import clean_cell
+
+if TYPE_CHECKING:
+    from kcrash.session import Session
+
+
+@command(
+    "set",
+    summary="set a process context or internal variable",
+    arguments=[
+        Exclusive(
+            Option("-a", "pid|task", "mark a task as the active one of its CPU", completes="task"),
+            Option("-c", "cpu", "the task that was active on a CPU", parse=decimal),
+            Flag("-p", "the task that panicked"),
+            Flag("-v", "show all variables"),
+        ),
+        Rest("words", "the context task, or variables", "pid | task | variable [value]", completes="task"),
+    ],
+    synopsis="[[-a] [pid | task] | [-c cpu] | -p] | [variable [setting]] ... | -v",
+    description="""
+Sets the context task, which commands are about that take a task and are given
+none, and shows it; without arguments it shows the one that is set. At the
+start it is the task that panicked.
+
+It also shows and sets variables; several may follow one another on a line.""",
+    examples=[
+        ("Make task 1018 the context:", "set 1018"),
+        ("Go back to the task that panicked:", "set -p"),
+        ("Print integers in hexadecimal from now on:", "set radix 16"),
+        ("Show all variables:", "set -v"),
+    ],
+    minimal=True,
+    refresh=True,
+    needs_session=False,
+)
+def set_(context: Context, args: Arguments) -> Iterator[Item]:
+    if args.v:
+        yield from all_settings(context.settings)
+    elif args.words and is_variable(args.words[0]):
+        yield from settings_items(context.settings, args.words)
+    elif context.session is None or context.minimal:
+        raise CommandError(f"invalid variable: {args.words[0]}" if args.words else "no dump is open")
+    elif args.a is not None:
+        yield _mark_active(context, args.a)
+    else:
+        yield from _change(context, args)
+
+
+def _change(context: Context, args: Arguments) -> Iterator[Item]:
+    session = context.session
+    if args.c is not None:
+        session.context = _on_cpu(session, args.c)
+    elif args.p:
+        session.context = panic_task(session) or default_task(session)
+    elif args.words:
+        if len(args.words) > 1:
+            raise UsageError(f"too many arguments: {args.words[1]}")
+        session.context = find_task(session, args.words[0])
+    task = context_task(context)
+    if not context.settings.silent or not args.given:
+        yield context_item(session, task)
+
+
+def _on_cpu(session: Session, cpu: int) -> Task:
+    known = present_cpus(session)
+    if cpu not in known:
+        raise CommandError(f"invalid cpu number: system has only {len(known)} cpus")
+    table = task_table(session)
+    found = table.by_address.get(table.current.get(cpu, 0))
+    if found is None:
+        raise CommandError(f"cannot determine the active task on cpu {cpu}")
+    return found
+
+
+def _mark_active(context: Context, word: str) -> Item:
+    task = find_task(context.session, word)
+    task_table(context.session).mark_active(task, panic_task(context.session))
+    which = f'"{clean_cell(task.name)}" task {task.address:x}'
+    text = f"{which} has been marked as the active task on cpu {task.cpu}"
+    return Record("active", task_data(task), text)
+
+
+# -- the block
+
+
+def context_item(session: Session, task: Task) -> Item:
+    """The context block: pid, name, addresses, CPU and state."""
+    state = process.states(session).names(process.task_state(session, task))
+    role = _role(session, task)
+    info = thread_info(session, task)
+    same = task_table(session).by_pid.get(task.pid, [task])
+    place = f"({same.index(task) + 1} of {len(same)})  " if len(same) > 1 and task in same else ""
+    shown = "" if info is None else f"[THREAD_INFO: {info:x}]"
+    data = {
+        **task_data(task),
+        "thread_info": None if info is None else Address(info),
+        "state": state.split("|") if state else [],
+        "role": role,
+    }
+    lines = [
+        f"    PID: {task.pid}",
+        f'COMMAND: "{clean_cell(task.name)}"',
+        f"   TASK: {task.address:x}  {place}{shown}",
+        f"    CPU: {task.cpu}",
+        f"  STATE: {state} {f'({role})' if role else ''}",
+    ]
+    return Record("context", data, lines)
+
+
+def _role(session: Session, task: Task) -> str:
+    found = panic_task(session)
+    if found is not None and found.address == task.address:
+        return "PANIC"
+    return "ACTIVE" if task.address in task_table(session).active else ""
+
+
+def thread_info(session: Session, task: Task) -> int | None:
+    """Address of a task's struct thread_info: in the task_struct, or at the base of its stack.
+
+    Linux commit c65eacbe290b ("sched/core: Allow putting thread_info into task_struct") in v4.9.
+    """
+    types = session.types
+    if types.has("struct task_struct", "thread_info"):
+        member = types.compound("struct task_struct").path("thread_info")
+        if member.type.underlying.kind == "struct":
+            return task.address + member.offset
+    return task.stack or None
