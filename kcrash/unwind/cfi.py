@@ -275,7 +275,7 @@ class CfiTable:
     def _augmentation(self, text: str, position: int, address_size: int) -> tuple[int, int]:
         """``(encoding of code addresses, where the instructions begin)``."""
         encoding = 0
-        if not text:
+        if not text.strip("SBG"):  # the letters without an operand; gas writes a plain "S" into .debug_frame
             return encoding, position
         if not text.startswith("z"):
             self._bad(f"unknown augmentation {text!r}", position)

@@ -155,6 +155,11 @@ class CfaProgram:
     def _define_cfa(self, register: int, offset: int) -> None:
         self.cfa = Rule(Kind.REGISTER, register, offset)
 
+    def _define_cfa_register(self) -> None:
+        """LLVM begins with this one on MIPS, where no offset has been said yet: it is 0."""
+        offset = 0 if self.cfa is None else self._plain_cfa().offset
+        self._define_cfa(self._uleb(), offset)
+
     def _plain_cfa(self) -> Rule:
         if self.cfa is None or self.cfa.kind != Kind.REGISTER:
             self._bad("the CFA is no register and offset that could be changed")
@@ -212,7 +217,7 @@ _OPCODES: dict[int, Callable[[CfaProgram], object]] = {
     0x0A: CfaProgram._remember,
     0x0B: CfaProgram._recall,
     0x0C: lambda p: p._define_cfa(p._uleb(), p._uleb()),  # def_cfa
-    0x0D: lambda p: p._define_cfa(p._uleb(), p._plain_cfa().offset),  # def_cfa_register
+    0x0D: CfaProgram._define_cfa_register,
     0x0E: lambda p: p._define_cfa(p._plain_cfa().register, p._uleb()),  # def_cfa_offset
     0x0F: lambda p: setattr(p, "cfa", Rule(Kind.VALUE, expression=p._block())),  # def_cfa_expression
     0x10: lambda p: p._expression(Kind.EXPRESSION),
