@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from tests.lab import forms, kernels, lab
+from tests.lab import boots, forms, kernels, lab
 
 
 def _arguments() -> argparse.Namespace:
@@ -21,6 +21,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--cpu", default="max", help="QEMU's -cpu (max); max,la57=off for four-level tables")
     parser.add_argument("--refresh", action="store_true", help="ask for newer builds of the kernels")
+    parser.add_argument("--prune", action="store_true", help="remove the dumps that older sources made")
     parser.add_argument("--list", action="store_true", help="name kernels and forms, make nothing")
     return parser.parse_args()
 
@@ -48,6 +49,8 @@ def main() -> None:
     options = _arguments()
     if options.list:
         return _list()
+    if options.prune:
+        return boots.prune()
     for version in options.kernel or ("6.1", "6.12"):
         _make(version, options)
     return None

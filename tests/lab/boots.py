@@ -14,14 +14,32 @@ from pathlib import Path
 from tests.lab import cache, initrd
 from tests.lab.kernels import Kernel
 from tests.lab.qemu import Guest, GuestBroke, Machine, booted
-from tests.lab.toolbox import Toolbox, versions
+from tests.lab.toolbox import PACKAGES, Toolbox, versions
 
 TRIES = 3
 READY_LIMIT = 240.0
 SAVE_LIMIT = 400.0
 
 # What dump-guest-memory writes at READY, the machine stopped: file name -> its format.
-QEMU_DUMPS = {"qemu-elf": "elf", "qemu-zlib": "kdump-zlib", "qemu-zlib-raw": "kdump-raw-zlib"}
+QEMU_DUMPS = {
+    "qemu-elf": "elf",
+    "qemu-zlib": "kdump-zlib",
+    "qemu-zlib-raw": "kdump-raw-zlib",
+}
+
+
+def recipe() -> str:
+    """The digest of the code that makes dumps, this machine's and the guest's."""
+    here = Path(__file__).parent
+    code = [here / name for name in ("boots.py", "initrd.py", "qemu.py", "guest/compat")]
+    return cache.digest(PACKAGES, initrd.GUEST, *code)
+
+
+def prune() -> None:
+    """Removes the boots of other recipes."""
+    for folder in (cache.root() / "boots").glob("*"):
+        if folder.name != recipe():
+            cache.remove(folder)
 
 
 @dataclass(frozen=True)
@@ -34,16 +52,10 @@ class Boot:
 
     @property
     def name(self) -> str:
-        """Where it is kept below the cache: all that made it is in the name or its digest."""
+        """Where it is kept below the cache: all that made it is in the name or its digests."""
         kind = f"-{self.scale}" if self.scale else ""
-        return f"boots/{self.kernel.version}{kind}-{self.key()}"
-
-    def key(self) -> str:
-        """The digest of what makes the dumps."""
-        here = Path(__file__).parent
-        code = [here / name for name in ("boots.py", "initrd.py", "qemu.py")]
         what = (self.kernel.release, self.kernel.package_version, self.machine, self.scale)
-        return cache.digest(*what, initrd.GUEST, *code)
+        return f"boots/{recipe()}/{self.kernel.version}{kind}-{cache.digest(*what)}"
 
     def run(self, box: Toolbox) -> Path:
         """The folder with what the boot left, booting (up to three times) when it is not there."""
@@ -106,8 +118,10 @@ def _dump_stopped(guest: Guest, folder: Path) -> None:
     guest.do("stop")
     registers = guest.do("human-monitor-command", **{"command-line": "info registers -a"})
     (folder / "registers.txt").write_text(registers.replace("\r\n", "\n"))
+    known = guest.do("query-dump-guest-memory-capability")["formats"]
     for name, form in QEMU_DUMPS.items():
-        guest.do("dump-guest-memory", paging=False, protocol=f"file:{folder}/{name}", format=form)
+        if form in known:
+            guest.do("dump-guest-memory", paging=False, protocol=f"file:{folder}/{name}", format=form)
     guest.do("cont")
 
 
@@ -124,6 +138,8 @@ def _take_saved(console: str, folder: Path) -> None:
 def _tidy(folder: Path) -> None:
     for name in ("initrd.gz", "qmp"):
         cache.remove(folder / name)
+    for dump in folder.glob("*elf"):
+        subprocess.run(["fallocate", "--dig-holes", str(dump)], check=True)
     disk = folder / "disk"
     (folder / "disk.gz").write_bytes(gzip.compress(disk.read_bytes(), 1))
     cache.remove(disk)

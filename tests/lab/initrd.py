@@ -61,11 +61,21 @@ def build_workload(sysroot: Path) -> None:
     target.parent.mkdir(parents=True)
     sources = sorted(str(path) for path in GUEST.glob("*.[cS]"))
     subprocess.run(["gcc", "-g", "-O1", "-pthread", "-o", str(target), *sources], check=True)
+    _build_compat(target.with_name("compat32"))
     for library in _libraries(target):
         copy = sysroot / str(library).lstrip("/")
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(library.read_bytes())
         copy.chmod(0o755)
+
+
+def _build_compat(target: Path) -> None:
+    """The 32-bit process: no library, fixed addresses."""
+    places = [
+        f"-Wl,--section-start=.{name}={at}" for name, at in (("park", "0x8050000"), ("stack", "0x8060000"))
+    ]
+    source = str(GUEST / "compat" / "compat32.S")
+    subprocess.run(["gcc", "-m32", "-nostdlib", "-static", *places, "-o", str(target), source], check=True)
 
 
 def _libraries(program: Path) -> list[Path]:

@@ -23,6 +23,7 @@ class Entry(IntEnum):
     SYSCALL_DONE = 1
     EXCEPTION = 2
     LIBC = 3
+    INT80 = 4
 
 
 def mix64(x: int) -> int:

@@ -50,12 +50,12 @@ static const struct {
 /* rcx, r11, rax, orig_rax as the entry code leaves them (arch/x86/entry/entry_64.S). */
 static void print_entry_regs(const struct regs *r, enum entry entry)
 {
-	bool call = entry != BY_EXCEPTION;
-	u64 rax = entry == BY_SYSCALL ? (u64)-38 : entry == BY_SYSCALL_DONE ? 0 : r->rax;
+	bool call = entry == BY_SYSCALL || entry == BY_SYSCALL_DONE;
+	u64 rax = entry == BY_SYSCALL || entry == BY_INT80 ? (u64)-38 : entry == BY_SYSCALL_DONE ? 0 : r->rax;
 
 	printf("\"rcx\":\"%#llx\",\"r11\":\"%#llx\",\"rax\":\"%#llx\",\"orig_rax\":\"%#llx\",",
 	       (long long)(call ? r->rip : r->rcx), (long long)(call ? r->rflags : r->r11), (long long)rax,
-	       (long long)(call ? r->rax : (u64)-1));
+	       (long long)(entry == BY_EXCEPTION ? (u64)-1 : r->rax));
 }
 
 static void print_regs(const char *key, const struct regs *r, enum entry entry)
@@ -66,7 +66,7 @@ static void print_regs(const char *key, const struct regs *r, enum entry entry)
 	for (i = 0; i < sizeof(shown) / sizeof(shown[0]); i++)
 		printf("\"%s\":\"%#llx\",", shown[i].name, (long long)*(u64 *)((char *)r + shown[i].offset));
 	print_entry_regs(r, entry);
-	printf("\"cs\":\"0x33\",\"ss\":\"0x2b\"}");
+	printf("\"cs\":\"%s\",\"ss\":\"0x2b\"}", entry == BY_INT80 ? "0x23" : "0x33");
 }
 
 static void print_vector(const char *key, const struct regs *r, u64 seed)
@@ -79,10 +79,14 @@ static void print_frames(const struct thread *t)
 {
 	const char *inner = t->state->park_name;
 
-	printf(",\"frames\":[\"%s\",", inner);
+	printf(",\"frames\":[\"%s\"", inner);
+	if (t->state->entry == BY_INT80) {
+		printf("]");
+		return;
+	}
 	if (t->altstack)
-		printf("\"on_signal\",\"<signal>\",\"park_raise\",\"signal_body\",");
-	printf("\"level3\",\"level2\",\"level1\",\"thread_main\"]");
+		printf(",\"on_signal\",\"<signal>\",\"park_raise\",\"signal_body\"");
+	printf(",\"level3\",\"level2\",\"level1\",\"thread_main\"]");
 }
 
 static void print_outer(const struct thread *t)
@@ -103,10 +107,10 @@ static void print_thread(const struct thread *t)
 	printf(",\"tls_marker\":{\"address\":\"%#llx\",\"value\":\"%#llx\"}", (long long)t->tls_addr,
 	       (long long)t->tls_value);
 	print_frames(t);
-	if (t->state->entry != BY_LIBC) {
+	if (t->state->entry != BY_LIBC)
 		print_regs("registers", &t->regs, t->state->entry);
+	if (t->vec_seed && t->state->entry != BY_LIBC)
 		print_vector("vector", &t->regs, t->vec_seed);
-	}
 	print_outer(t);
 	printf("}\n");
 }

@@ -56,7 +56,7 @@ park_fn park_futex, park_read, park_poll, park_epoll, park_nanosleep, park_pause
 extern char park_vfork_child_pc[];
 
 /* How the thread came into the kernel: what rax, rcx, r11 and orig_rax then hold. */
-enum entry { BY_SYSCALL, BY_SYSCALL_DONE, BY_EXCEPTION, BY_LIBC };
+enum entry { BY_SYSCALL, BY_SYSCALL_DONE, BY_EXCEPTION, BY_LIBC, BY_INT80 };
 
 struct thread;
 
@@ -126,6 +126,7 @@ void die(const char *what);
 /* states.c */
 struct thread *new_thread(const char *state);
 void start_thread_in(const char *state);
+void become_compat(void);
 void *thread_main(void *thread);
 pid_t spawn(const char *role, void (*run)(void));
 

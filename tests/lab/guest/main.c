@@ -117,7 +117,7 @@ static bool all_at_rest(unsigned count)
 
 static void wait_for_rest(void)
 {
-	unsigned count = sizeof(worker_states) / sizeof(worker_states[0]) + 7, tries;
+	unsigned count = sizeof(worker_states) / sizeof(worker_states[0]) + 8, tries;
 
 	for (tries = 0; tries < 600 && !all_at_rest(count); tries++)
 		usleep(100000);
@@ -186,6 +186,7 @@ int main(int argc, char **argv)
 	spawn("lab-vfork", vfork_parent);
 	spawn("lab-zombie", zombie);
 	spawn("lab-deadlead", dead_leader);
+	spawn("lab-compat", become_compat);
 	wait_for_rest();
 	print_truth();
 	print_facts();

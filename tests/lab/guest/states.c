@@ -254,6 +254,7 @@ const struct state states[] = {
 	{ "libc-cond", NULL, "wait_cond", set_nothing, BY_LIBC, "S", .body = wait_cond },
 	{ "spin", PARK(spin), set_nothing, BY_EXCEPTION, "R", .body = NULL, .cpu = 2, .nice = 0 },
 	{ "preempted", PARK(spin), set_nothing, BY_EXCEPTION, "R", .body = NULL, .cpu = 2, .nice = 10 },
+	{ "compat", NULL, "_start", set_nothing, BY_INT80, "S", .body = NULL },
 	{ .name = NULL },
 };
 
@@ -346,6 +347,20 @@ void start_thread_in(const char *state)
 
 	if (pthread_create(&id, NULL, thread_main, new_thread(state)))
 		die("pthread_create");
+}
+
+/* This process becomes the 32-bit one; the constants are those of compat/compat32.S. */
+void become_compat(void)
+{
+	struct thread *t = new_thread("compat");
+
+	t->pid = t->tid = getpid();
+	snprintf(t->name, sizeof(t->name), "compat32");
+	t->regs = (struct regs){ .rbx = 0xb0b0b0b1, .rcx = 0xc0c0c0c2, .rdx = 0xd0d0d0d3, .rsi = 0x51515154,
+				 .rdi = 0xd1d1d1d5, .rbp = 0xeb9eb9e6, .rsp = 0x8061000, .rip = 0x8050040,
+				 .rax = 29, .rflags = 0x202, .ready = 1 };
+	execl("/bin/compat32", "compat32", NULL);
+	die("compat32");
 }
 
 static void note_process(const char *role, pid_t pid)
