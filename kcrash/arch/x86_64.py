@@ -364,6 +364,8 @@ def format_registers(registers: Mapping[str, int | None]) -> list[str]:
     for row in _BLOCK:
         cells = []
         for label, name in zip(row[::2], row[1::2], strict=True):
+            if name == "orig_rax" and name not in registers:
+                continue  # registers of a CPU, not of an entry to the kernel
             value, width = registers.get(name), _WIDTHS.get(name, 16)
             text = f"{value:0{width}x}" if value is not None else "(unknown)".rjust(width)
             cells.append(f"{label:>3}: {text}")

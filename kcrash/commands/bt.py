@@ -24,6 +24,7 @@ from kcrash.commands.base import (
     hexadecimal,
 )
 from kcrash.errors import KcrashError
+from kcrash.linux.cpu_registers import cpu_registers
 from kcrash.linux.cpus import online_cpus
 from kcrash.linux.stack import (
     cpu_stacks,
@@ -173,7 +174,9 @@ class _Style:
     def show(self, task: Task) -> Iterator[Item]:
         """The items of one task."""
         args = self.args
-        if args.r:
+        if not task.stack:  # a zombie's has been freed
+            yield Record("no_stack", task_data(task), "(no stack)")
+        elif args.r:
             yield from self._raw(task)
         elif args.t or args.T:
             yield from self._texts(task)
@@ -203,6 +206,10 @@ class _Style:
         for index, frame in enumerate(found):
             here = self._stack_name(frame)
             switched = stack is not None and here is not None and here != stack
+            if index == 0 and frame.interrupted and self.args.I is None:
+                yield from self._cpu_registers(task, frame)
+                stack = here
+                continue
             if frame.regs_address is not None:
                 yield from self._saved_registers(task, frame)
                 if self._user(frame):
@@ -270,16 +277,28 @@ class _Style:
         """The block of a struct pt_regs that the trace has come to."""
         assert frame.regs_address is not None
         registers = read_regs(self.session, frame.regs_address)
+        yield self._registers_item(task, frame, registers, {"regs": Address(frame.regs_address)})
+
+    def _registers_item(
+        self, task: Task, frame: Frame, registers: dict[str, int], more: dict[str, object]
+    ) -> Item:
         lines = list(self.session.arch.format_registers(registers))
+        user = self._user(frame)
         data: dict[str, object] = {
             **task_data(task),
-            "regs": Address(frame.regs_address),
-            "user": self._user(frame),
+            **more,
+            "user": user,
             "registers": {name: Address(value) for name, value in registers.items()},
         }
-        if not self._user(frame):
+        if not user:
             lines.insert(0, self._exception_line(frame.pc))
-        yield Record("registers", data, lines)
+        return Record("registers", data, lines)
+
+    def _cpu_registers(self, task: Task, frame: Frame) -> Iterator[Item]:
+        """The registers that the dump has of the CPU that runs the task."""
+        registers = dict(cpu_registers(self.session)[task.cpu].registers)
+        registers.pop("orig_rax", None)  # of the last entry to the kernel, if of anything
+        yield self._registers_item(task, frame, registers, {"cpu_registers": True})
 
     def _exception_line(self, pc: int | None) -> str:
         text = self.session.symbols.format(pc) if pc is not None else None
