@@ -387,6 +387,8 @@ def _threads(context: Context, args: Arguments, tasks: list[Task]) -> Iterator[I
         if not others and leader.idle_cpu is None:
             yield Text("  (no threads)", layout=True)
 
+    if args.selector:
+        return _blocks((table.by_address.get(task.leader, task) for task in tasks), block)
     return _blocks(_leaders(table, False, tasks), block)
 
 

@@ -22,7 +22,7 @@ from kcrash.commands.settings import all_settings, is_variable, settings_items
 from kcrash.errors import CommandError, UsageError
 from kcrash.linux import process
 from kcrash.linux.cpus import present_cpus
-from kcrash.linux.tasks import Task, default_task, panic_task, task_table
+from kcrash.linux.tasks import Task, default_task, panic_task, task_table, thread_info
 from kcrash.output import Address
 from kcrash.output.clean import clean_cell
 
@@ -138,16 +138,3 @@ def _role(session: Session, task: Task) -> str:
     if found is not None and found.address == task.address:
         return "PANIC"
     return "ACTIVE" if task.address in task_table(session).active else ""
-
-
-def thread_info(session: Session, task: Task) -> int | None:
-    """Address of a task's struct thread_info: in the task_struct, or at the base of its stack.
-
-    Linux commit c65eacbe290b ("sched/core: Allow putting thread_info into task_struct") in v4.9.
-    """
-    types = session.types
-    if types.has("struct task_struct", "thread_info"):
-        member = types.compound("struct task_struct").path("thread_info")
-        if member.type.underlying.kind == "struct":
-            return task.address + member.offset
-    return task.stack or None

@@ -118,6 +118,19 @@ def _cpu_on_stack(session: Session, stack: int) -> int:
     return value if value < 1 << 16 else 0
 
 
+def thread_info(session: Session, task: Task) -> int | None:
+    """Address of a task's struct thread_info: in the task_struct, or at the base of its stack.
+
+    Linux commit c65eacbe290b ("sched/core: Allow putting thread_info into task_struct") in v4.9.
+    """
+    types = session.types
+    if types.has("struct task_struct", "thread_info"):
+        member = types.compound("struct task_struct").path("thread_info")
+        if member.type.underlying.kind == "struct":
+            return task.address + member.offset
+    return task.stack or None
+
+
 # -- all tasks
 
 
