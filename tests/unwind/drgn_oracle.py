@@ -1,6 +1,6 @@
 """Every frame of every task of a dump, unwound by drgn and by us: registers, pc and CFA.
 
-    python -m tests.unwind.drgn_oracle VMLINUX VMCORE [--orc]
+    python -m tests.unwind.drgn_oracle VMLINUX VMCORE [FOLDER OF DEBUG MODULES] [--orc]
 
 drgn gives memory, initial registers and modules, so that nothing but unwinding is compared.
 """
@@ -19,6 +19,7 @@ from typing import Any
 
 from kcrash.errors import FaultReason, MemoryFault
 from kcrash.symbols.elffile import ElfFile
+from kcrash.types.dwarf.relocate import relocated
 from kcrash.unwind import CfiTable, CodeMap, Frame, OrcTable, Registers, Tables, Unwinder, choose_layout
 from kcrash.unwind.orc import OrcLayout
 from tests.unwind.support import X86
@@ -66,10 +67,37 @@ class _Memory:
             raise MemoryFault("kernel", address, FaultReason.NOT_MAPPED) from None
 
 
-def compare(vmlinux: Path, vmcore: Path, prefer_orc: bool) -> Report:
+def debug_files(modules: Path | None) -> dict[str, Path]:
+    """Modules with debug information below a folder, by the name that the kernel gives them."""
+    if modules is None:
+        return {}
+    return {path.name.split(".")[0].replace("-", "_"): path for path in modules.rglob("*.ko*")}
+
+
+def modules_agree(vmlinux: Path, vmcore: Path, modules: Path) -> tuple[int, int]:
+    """In how many places of loaded modules CFI (of the file) and ORC (of the dump) agree, of how many."""
+    files = debug_files(modules)
+    program = _open([vmlinux, *files.values()], vmcore, False)
+    code, same, total = _code(program, vmlinux, files), 0, 0
+    for module in program.modules():
+        start = module.section_addresses.get(".text") if module.name in files else None
+        tables = code.find(start) if start else None
+        if tables is None or not isinstance(tables.cfi, CfiTable) or tables.orc is None:
+            continue
+        for place, size in zip(*tables.cfi.index[:2], strict=True):
+            for pc in (place, place + size // 2, place + size - 1):
+                ours, theirs = tables.cfi.row(pc), tables.orc.row(pc)
+                if ours is not None and theirs is not None and pc in code:
+                    total += 1
+                    same += ours.cfa == theirs.cfa and dict(ours.rules)[6] == dict(theirs.rules).get(6)
+    return same, total
+
+
+def compare(vmlinux: Path, vmcore: Path, modules: Path | None, prefer_orc: bool) -> Report:
     """Compare all tasks, the idle ones too."""
-    program = _open(vmlinux, vmcore, prefer_orc)
-    unwinder = Unwinder(X86, _code(program, vmlinux), _Memory(program))
+    files = debug_files(modules)
+    program = _open([vmlinux, *files.values()], vmcore, prefer_orc)
+    unwinder = Unwinder(X86, _code(program, vmlinux, files), _Memory(program))
     report = Report()
     for name, task in _tasks(program):
         started = time.perf_counter()
@@ -82,14 +110,14 @@ def compare(vmlinux: Path, vmcore: Path, prefer_orc: bool) -> Report:
     return report
 
 
-def _open(vmlinux: Path, vmcore: Path, prefer_orc: bool) -> Any:
+def _open(files: list[Path], vmcore: Path, prefer_orc: bool) -> Any:
     os.environ["DRGN_PREFER_ORC_UNWINDER"] = "1" if prefer_orc else "0"
     import drgn
 
     program = drgn.Program()
     program.set_core_dump(str(vmcore))
     with contextlib.suppress(drgn.MissingDebugInfoError):  # of modules
-        program.load_debug_info([str(vmlinux)])
+        program.load_debug_info(list(map(str, files)))
     return program
 
 
@@ -104,7 +132,7 @@ def _tasks(program: Any) -> Iterator[tuple[str, Any]]:
         yield f"{task.pid.value_()} {task.comm.string_().decode(errors='replace')}", task
 
 
-def _code(program: Any, vmlinux: Path) -> CodeMap:
+def _code(program: Any, vmlinux: Path, files: dict[str, Path]) -> CodeMap:
     elf = ElfFile(vmlinux)
     frames, entries, offsets = map(elf.section_data, (".debug_frame", ".orc_unwind", ".orc_unwind_ip"))
     header = elf.section_data(".orc_header")
@@ -118,11 +146,11 @@ def _code(program: Any, vmlinux: Path) -> CodeMap:
     code = CodeMap()
     for first, last in (("_stext", "_etext"), ("_sinittext", "_einittext")):
         code.add(program.symbol(first).address, program.symbol(last).address, tables)
-    _add_modules(program, code, layout)
+    _add_modules(program, code, layout, files)
     return code
 
 
-def _add_modules(program: Any, code: CodeMap, layout: OrcLayout) -> None:
+def _add_modules(program: Any, code: CodeMap, layout: OrcLayout, files: dict[str, Path]) -> None:
     from drgn.helpers.linux.module import for_each_module
 
     for module in for_each_module(program):
@@ -137,7 +165,18 @@ def _add_modules(program: Any, code: CodeMap, layout: OrcLayout) -> None:
         ):  # Linux commit ac3b43283923 ("module: replace module_layout with module_memory")
             text = module.mem[program.constant("MOD_TEXT")]
             start, size = text.base.value_(), text.size.value_()
-        code.add(start, start + size, Tables(None, table))
+        name = module.name.string_().decode()
+        code.add(start, start + size, Tables(_module_cfi(program, name, files.get(name)), table))
+
+
+def _module_cfi(program: Any, name: str, path: Path | None) -> CfiTable | None:
+    """The module's .debug_frame, relocated to where its sections were loaded."""
+    if path is None:
+        return None
+    elf = ElfFile(path)
+    data = elf.section_data(".debug_frame")
+    places = next(m.section_addresses for m in program.modules() if m.name == name)
+    return None if data is None else CfiTable(relocated(elf, ".debug_frame", data, dict(places)), X86)
 
 
 def _frames(trace: Any) -> list[tuple[dict[int, int], bool]]:
@@ -187,7 +226,7 @@ def _differences(
 def main(arguments: list[str]) -> int:
     """See the module's docstring."""
     files = [Path(a) for a in arguments if not a.startswith("-")]
-    report = compare(files[0], files[1], "--orc" in arguments)
+    report = compare(files[0], files[1], files[2] if files[2:] else None, "--orc" in arguments)
     print(report)
     print("\n".join(report.differences[:20]))
     return bool(report.differences)

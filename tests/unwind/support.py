@@ -12,7 +12,7 @@ import pytest
 from kcrash.arch import find_arch
 from kcrash.errors import FaultReason, MemoryFault
 from kcrash.unwind import X86_64_REGS, FrameLayout, RegsLayout, Target, target_for
-from tests.lab import lab
+from tests.lab import cache, kernels
 
 X86 = target_for(find_arch(62, "little", 64), X86_64_REGS)
 
@@ -71,5 +71,5 @@ def run(*command: str | Path) -> str:
 def vmlinuxes() -> Iterator[tuple[str, Path]]:
     """Debug kernels that the lab has at hand; nothing is fetched for this room's sake."""
     for version in KERNELS:
-        if lab.cached(version):
-            yield version, lab.dumps(version, names=[]).vmlinux
+        if any((cache.root() / "kernels").glob(f"{version}-*")):
+            yield version, kernels.kernel(version).vmlinux
