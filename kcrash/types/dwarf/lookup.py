@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
@@ -54,8 +55,8 @@ class NameLookup:
         if not wanted or b"\0" in wanted:
             return
         strings = self.info.sections[".debug_str"]
-        # A compiler saves the reference where the string is no longer than it.
-        if len(wanted) < 4 or not len(strings):
+        # Compilers save the reference where the string is no longer than it.
+        if len(wanted) < self._longest_reference or not len(strings):
             yield from self._inline(wanted, query)
         whole = list(islice(_exact_offsets(strings, wanted), _MAX_STRINGS))
         for offset in whole:
@@ -65,6 +66,13 @@ class NameLookup:
         lines = self.info.sections[".debug_line_str"]
         for offset in _exact_offsets(lines, wanted):
             yield from self._uses(offset, dw.DW_FORM_line_strp, query)
+
+    @cached_property
+    def _longest_reference(self) -> int:
+        """8 if any unit has 64-bit offsets, else 4."""
+        data = self.info.data
+        wide = any(bytes(data[start : start + 4]) == b"\xff\xff\xff\xff" for start in self.info.starts)
+        return 8 if wide else 4
 
     def _tail_uses(self, strings: memoryview, name: bytes, query: Query) -> Iterator[Hit]:
         for offset in _tails(strings, name):
