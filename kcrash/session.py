@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from kcrash.arch import find_arch
-from kcrash.arch.base import Arch, KernelLayout
+from kcrash.arch.base import Arch, KernelLayout, Paging
 from kcrash.dump import open_dump
 from kcrash.dump.base import Dump
 from kcrash.dump.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
@@ -51,6 +51,10 @@ class LayoutProbe:
     vmcoreinfo: VmcoreInfo | None
     physical: AddressSpace
     link_address: Callable[[str], int | None]
+
+    def space(self, paging: Paging, top: int) -> PagedSpace:
+        """Kernel memory through the page tables at physical address ``top``."""
+        return PagedSpace("kernel", self.physical, paging, top)
 
 
 @dataclass

@@ -193,9 +193,7 @@ def _from_cpu_registers(probe: Any) -> tuple[int, int, bool, int | None, int] | 
         return None
     cr3, cr4, idt_base = cpu
     five_level = bool(cr4 & 1 << 12)
-    from kcrash.memory.space import PagedSpace
-
-    space = PagedSpace("kernel", probe.physical, make_paging(five_level), cr3 & PHYSICAL_MASK)
+    space = probe.space(make_paging(five_level), cr3 & PHYSICAL_MASK)
     try:
         idt = space.translate(idt_base)
         low, middle, high = struct.unpack_from("<H4xHI", space.read(idt_base, 12))

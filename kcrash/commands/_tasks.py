@@ -27,6 +27,7 @@ from kcrash.output import Address
 from kcrash.output.clean import clean_cell
 
 if TYPE_CHECKING:
+    from kcrash.memory.space import PagedSpace
     from kcrash.session import Session
 
 TASKS = Rest(
@@ -106,6 +107,15 @@ def _guarded(task: Task, show: Callable[[Task], Iterable[Item]]) -> Iterator[Ite
         yield from show(task)
     except KcrashError as error:
         yield Fault.of(error, **task_data(task))
+
+
+def user_memory(session: Session, task: Task) -> PagedSpace:
+    """The user space of a task, as its page tables map it. Raises CommandError for a kernel thread."""
+    from kcrash.linux.mm import read_mm, user_space
+
+    if not task.mm:
+        raise CommandError(f"task {task.pid} has no user memory")
+    return user_space(session, read_mm(session, task.mm), f"user of PID {task.pid}")
 
 
 def header_text(task: Task) -> str:

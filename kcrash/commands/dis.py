@@ -73,10 +73,9 @@ def dis(context: Context, args: Arguments) -> Iterator[Item]:
 
 
 def _user(context: Context) -> AddressSpace:
-    from kcrash.commands._tasks import context_task
-    from kcrash.linux.mm import user_space
+    from kcrash.commands._tasks import context_task, user_memory
 
-    return user_space(context.session, context_task(context))
+    return user_memory(context.session, context_task(context))
 
 
 def _extent(session: Session, args: Arguments, address: int) -> tuple[int, int | None, int | None]:

@@ -113,13 +113,9 @@ def _is_user(session: Session, address: int) -> bool:
 
 
 def _user_reader(context: Context) -> Read:
-    from kcrash.commands._tasks import context_task
-    from kcrash.linux.mm import user_space
+    from kcrash.commands._tasks import context_task, user_memory
 
-    task = context_task(context)
-    if task is None or not task.mm:
-        raise CommandError("invalid user virtual address: the context task has no user memory")
-    return user_space(context.session, task).read
+    return user_memory(context.session, context_task(context)).read
 
 
 def _file_reader(session: Session) -> Read:

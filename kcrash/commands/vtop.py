@@ -9,7 +9,6 @@ from kcrash.arch.base import EntryKind
 from kcrash.commands._addresses import parse_address
 from kcrash.commands.base import (
     Arguments,
-    CommandError,
     Context,
     Exclusive,
     Flag,
@@ -61,13 +60,10 @@ def _space(context: Context, args: Arguments, address: int) -> tuple[Task | None
     user = args.u or (not args.k and address < session.layout.paging.user_end)
     if not user:
         return None, session.memory
-    from kcrash.commands._tasks import context_task, find_task
-    from kcrash.linux.mm import user_space
+    from kcrash.commands._tasks import context_task, find_task, user_memory
 
     task = find_task(session, args.c) if args.c else context_task(context)
-    if not task.mm:
-        raise CommandError(f"invalid user virtual address: {address:x}: task {task.pid} has no user memory")
-    return task, user_space(session, task)
+    return task, user_memory(session, task)
 
 
 def _record(session: Session, task: Task | None, space: PagedSpace, address: int, *, first: bool) -> Item:
@@ -143,12 +139,13 @@ def _vma_lines(session: Session, task: Task | None, address: int) -> list[str]:
     """The user mapping that the address lies in."""
     if task is None:
         return []
-    from kcrash.linux.mm import find_vma, vma_file_path
+    from kcrash.linux.mm import Vma, for_each_vma, vma_path
 
-    vma = find_vma(session, task.mm, address)
+    mappings = (found for found in for_each_vma(session, task.mm) if isinstance(found, Vma))
+    vma = next((found for found in mappings if found.start <= address < found.end), None)
     if vma is None:
         return []
-    path = vma_file_path(session, vma)
+    path = (vma_path(session, vma) or b"").decode("utf-8", "replace")
     row = f"{vma.address:x} {vma.start:>10x} {vma.end:>10x} {vma.flags:x} {path}".rstrip()
     return ["      VMA           START       END     FLAGS FILE", row, ""]
 
