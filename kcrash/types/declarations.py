@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cached_property
-from importlib.resources import files
+from pathlib import Path
 
 from kcrash.errors import ExpressionError
 from kcrash.types.model import EnumType, Type
@@ -28,7 +28,7 @@ class DeclarationSource:
     def _text(self) -> str:
         if self._given is not None:
             return self._given
-        return files("kcrash.types").joinpath("kernel.h").read_text()
+        return Path(__file__).with_name("kernel.h").read_text()
 
     def variable(self, name: str) -> Type | None:
         """The declared type of a variable; None if it is not in the table, or its type not in this kernel."""
