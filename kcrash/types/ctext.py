@@ -59,14 +59,26 @@ def _declare_pointer(type_: PointerType, name: str, depth: int) -> str:
 
 
 def _declare_qualified(type_: QualifiedType, name: str, depth: int) -> str:
-    target = type_.target
+    qualifiers, target = _qualifiers(type_)
     if isinstance(target, PointerType):  # the pointer is qualified: int * const p
-        spaced = f"* {type_.qualifier} {name}".rstrip()
+        spaced = f"* {qualifiers} {name}".rstrip()
         inner = target.target
         if isinstance(inner, ArrayType | FunctionType):
             return declare(inner, f"({spaced})", depth + 1)
         return declare(inner, spaced, depth + 1)
-    return f"{type_.qualifier} {declare(target, name, depth + 1)}"
+    return f"{qualifiers} {declare(target, name, depth + 1)}"
+
+
+def _qualifiers(type_: Type) -> tuple[str, Type]:
+    """All qualifiers of a type, each once and in gdb's order, and the type below them."""
+    found: set[str] = set()
+    for _ in range(MAX_DEPTH):
+        if not isinstance(type_, QualifiedType):
+            break
+        found.add(type_.qualifier)
+        type_ = type_.target
+    order = ("const", "volatile", "restrict")
+    return " ".join(sorted(found, key=lambda word: order.index(word) if word in order else 3)), type_
 
 
 def parameters_text(type_: FunctionType, depth: int = 0) -> str:
