@@ -95,6 +95,8 @@ def modules_agree(vmlinux: Path, vmcore: Path, modules: Path) -> tuple[int, int]
 
 def compare(vmlinux: Path, vmcore: Path, modules: Path | None, prefer_orc: bool) -> Report:
     """Compare all tasks, the idle ones too."""
+    import drgn
+
     files = debug_files(modules)
     program = _open([vmlinux, *files.values()], vmcore, prefer_orc)
     unwinder = Unwinder(X86, _code(program, vmlinux, files), _Memory(program))
@@ -103,8 +105,8 @@ def compare(vmlinux: Path, vmcore: Path, modules: Path | None, prefer_orc: bool)
         started = time.perf_counter()
         try:
             trace = program.stack_trace(task)
-        except (ValueError, LookupError):
-            continue  # no registers: neither of us has anything to begin with
+        except (ValueError, LookupError, drgn.FaultError):
+            continue  # no registers (a dead task has lost its stack): neither of us has anything to begin with
         report.their_seconds += time.perf_counter() - started
         _compare_task(report, name, unwinder, _frames(trace), prefer_orc)
     return report
