@@ -1,0 +1,1 @@
+"""Extensions that come with kcrash: `extend NAME` loads one."""

@@ -1,0 +1,197 @@
+"""A process's pages: what there is (survey), and the pages themselves, in bounded batches.
+
+Nothing here grows with the size of the process: tables are read one by one, and
+at most BATCH pages are held at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from kcrash.dump.base import CORRUPT, EXCLUDED, NOT_IN_DUMP, PRESENT, TRUNCATED
+from kcrash.errors import FaultReason
+from kcrash.extensions.gcore.report import SegmentReport
+from kcrash.extensions.gcore.segments import Segment
+from kcrash.linux.mm import VM_IO, VM_PFNMAP
+from kcrash.linux.userpages import Chunk, State
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from kcrash.extensions.gcore.process import Process
+
+BATCH = 2048  # pages; 8 MiB of 4 KiB pages
+NOT_ZERO_LEVELS = 0xE  # makedumpfile -d: what leaves out mapped pages for other reasons than being zero
+_REASONS = {
+    NOT_IN_DUMP: FaultReason.NOT_IN_DUMP.value,
+    EXCLUDED: FaultReason.EXCLUDED.value,
+    TRUNCATED: FaultReason.TRUNCATED.value,
+    CORRUPT: FaultReason.CORRUPT.value,
+}
+
+Write = Callable[[int, "NDArray[np.uint8] | bytes"], None]
+
+
+class Batch(NamedTuple):
+    """Neighbouring pages from ``start``: their frames (-1: none), their `State`, content of those without a
+    frame by number."""
+
+    start: int
+    pfns: NDArray[np.int64]
+    states: NDArray[np.uint8]
+    data: dict[int, bytes]
+
+
+class Collector:
+    """Finds and reads the pages of one process."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.session = process.session
+        self.dump = process.session.dump
+        self.page_size = process.session.arch.page_size
+        level = self.dump.info.dump_level
+        #: True where a page can have been left out only for being zero.
+        self.excluded_is_zero = level is not None and not level & NOT_ZERO_LEVELS
+
+    # -- what there is
+
+    def survey(self, segment: Segment) -> SegmentReport:
+        """Count the pages of a segment, without reading them."""
+        report = SegmentReport(segment)
+        for piece in self._pieces(segment):
+            if isinstance(piece, Batch):
+                self._count(report, piece)
+            else:
+                self._count_alike(report, piece)
+        return report
+
+    def _count_alike(self, report: SegmentReport, chunk: Chunk) -> None:
+        if report.segment.vma.flags & (VM_IO | VM_PFNMAP):
+            report.undumped += chunk.pages
+        elif chunk.state in (State.UNTOUCHED, State.BEYOND):
+            report.zero += chunk.pages
+        elif chunk.state is State.PRESENT:
+            report.present += chunk.pages
+        else:
+            report.lose(chunk.start, chunk.pages, chunk.state.text, self.page_size)
+
+    def _count(self, report: SegmentReport, batch: Batch) -> None:
+        import numpy as np
+
+        reasons = batch.states.astype("u2")
+        framed = np.flatnonzero(batch.pfns >= 0)
+        if len(framed):
+            dumped = self.dump.page_states(batch.pfns[framed].astype("u8"), self.page_size)
+            reasons[framed] = np.where(dumped == PRESENT, 0, dumped.astype("u2") + 256)
+        if self.excluded_is_zero:
+            reasons[reasons == 256 + EXCLUDED] = State.UNTOUCHED
+        edges = np.flatnonzero(np.diff(reasons)) + 1
+        for first, last in zip((0, *edges), (*edges, len(reasons)), strict=True):
+            self._count_run(report, batch.start, int(first), int(last), int(reasons[first]))
+
+    def _count_run(self, report: SegmentReport, start: int, first: int, last: int, code: int) -> None:
+        pages, address = last - first, start + first * self.page_size
+        if code >= 256:
+            reason = _REASONS.get(code - 256, FaultReason.NOT_IN_DUMP.value)
+            report.lose(address, pages, reason, self.page_size)
+        else:
+            self._count_alike(report, Chunk(address, pages, None, None, {}, State(code)))
+
+    # -- in bounded pieces
+
+    def _pieces(self, segment: Segment) -> Iterator[Batch | Chunk]:
+        """The segment's pages: batches where pages differ, chunks where all are alike and have no frame."""
+        if not segment.size:
+            return
+        vma = segment.vma
+        if vma not in self.process.memory.vmas:
+            yield self._gate(segment)
+            return
+        pending: list[Chunk] = []
+        for chunk in self.process.memory.pages(vma, vma.start, vma.start + segment.size):
+            full = sum(other.pages for other in pending) + chunk.pages > BATCH
+            if pending and (full or chunk.pfns is None):
+                yield _joined(pending)
+                pending = []
+            if chunk.pfns is None:
+                yield chunk
+            else:
+                pending.append(chunk)
+        if pending:
+            yield _joined(pending)
+
+    def _gate(self, segment: Segment) -> Batch:
+        """The page outside the process's own mappings, through the kernel's tables; zeros if it is not there."""
+        import numpy as np
+
+        data = self.session.memory.try_read(segment.vma.start, segment.size)
+        count = segment.size // self.page_size
+        state = State.UNTOUCHED if data is None else State.PRESENT
+        pages = (
+            {} if data is None else {n: data[n * self.page_size :][: self.page_size] for n in range(count)}
+        )
+        return Batch(segment.vma.start, np.full(count, -1, "i8"), np.full(count, state, "u1"), pages)
+
+    # -- the pages themselves
+
+    def write(self, segment: Segment, offset: int, write: Write, done: Callable[[int], None]) -> list[int]:
+        """Give the segment's pages, zeros left out, to ``write(offset in the file, bytes)`` in order.
+
+        ``done``: told of pages as they are passed. Returns addresses of pages that could not be read
+        although the dump's index has them.
+        """
+        lost: list[int] = []
+        for piece in self._pieces(segment):
+            if isinstance(piece, Batch):
+                at = offset + piece.start - segment.vma.start
+                lost += self._write_batch(piece, at, write)
+                done(len(piece.pfns))
+            else:
+                done(piece.pages)
+        return lost
+
+    def _write_batch(self, batch: Batch, offset: int, write: Write) -> list[int]:
+        import numpy as np
+
+        numbers = np.flatnonzero(batch.pfns >= 0)
+        lost: list[int] = []
+        pieces: list[tuple[int, NDArray[np.uint8] | bytes]] = []
+        if len(numbers):
+            data, states = self.dump.read_pages(batch.pfns[numbers].astype("u8"), self.page_size)
+            corrupt = numbers[states == CORRUPT]
+            lost = [batch.start + int(number) * self.page_size for number in corrupt]
+            wanted = (states == PRESENT) & data.view("u8").any(axis=1)
+            pieces += _runs(numbers, wanted, data)
+        pieces += [(number, page) for number, page in batch.data.items() if any(page)]
+        for number, content in sorted(pieces, key=lambda piece: piece[0]):
+            write(offset + number * self.page_size, content)
+        return lost
+
+
+def _joined(chunks: list[Chunk]) -> Batch:
+    import numpy as np
+
+    pfns = [chunk.pfns for chunk in chunks if chunk.pfns is not None]
+    states = [chunk.states for chunk in chunks if chunk.states is not None]
+    data: dict[int, bytes] = {}
+    at = 0
+    for chunk in chunks:
+        data.update({at + number: page for number, page in chunk.data.items()})
+        at += chunk.pages
+    return Batch(chunks[0].start, np.concatenate(pfns), np.concatenate(states), data)
+
+
+def _runs(
+    numbers: NDArray[np.int64], wanted: NDArray[np.bool_], data: NDArray[np.uint8]
+) -> list[tuple[int, NDArray[np.uint8]]]:
+    """``(page number, its data and that of its neighbours)``: rows of ``data`` that follow each other."""
+    import numpy as np
+
+    rows = np.flatnonzero(wanted)
+    if not len(rows):
+        return []
+    breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(numbers[rows]) != 1)) + 1
+    return [(int(numbers[run[0]]), data[run[0] : run[-1] + 1]) for run in np.split(rows, breaks)]
