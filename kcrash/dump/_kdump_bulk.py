@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kcrash.dump.source import Source
 
 BATCH = 8192  # pages whose descriptors are looked at together
+STATES_BATCH = 1 << 20  # pages of which only the state is asked
 MAX_RUN = 1 << 20  # bytes of a file read at once
 MAX_GAP = 1 << 14  # unwanted bytes between two wanted ones that are read rather than skipped
 THREADED = 256  # pages from which threads are worth their start
@@ -58,8 +59,8 @@ def page_states(dump: KdumpDump, pfns: NDArray[np.uint64], page_size: int) -> ND
     """See Dump.page_states(). Descriptors are read only if the file looks cut."""
     blocks, shape = _blocks(dump, pfns, page_size)
     states = np.empty(len(blocks), dtype=np.uint8)
-    for at in range(0, len(blocks), BATCH * 16):
-        states[at : at + BATCH * 16] = _states(dump, blocks[at : at + BATCH * 16])
+    for at in range(0, len(blocks), STATES_BATCH):
+        states[at : at + STATES_BATCH] = _states(dump, blocks[at : at + STATES_BATCH])
     return states.reshape(shape).max(axis=1) if len(blocks) else states
 
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 CHUNK = 4096  # bytes
 CHUNK_BITS = CHUNK * 8
 CHUNK_SHIFT = 15
-GROUP = 64  # bytes of a chunk that share a count
+GROUP = 256  # bytes of a chunk that share a count
 GROUP_BITS = GROUP * 8
-GROUP_SHIFT = 9
+GROUP_SHIFT = 11
 STRIDE = 256  # chunks read at once when counting
 KEPT = 1024  # chunks kept, with their counts
 BATCH = 4096  # chunks looked at at once by the functions for arrays: 16 MiB
@@ -116,41 +116,36 @@ class Bitmap:
         is_set = np.zeros(len(bits), dtype=np.bool_)
         rank = np.zeros(len(bits) if ranks else 0, dtype=np.int64)
         rows = np.flatnonzero((bits >= 0) & (bits < self.nbits))
-        if not len(rows):
-            return is_set, rank
-        wanted, which = np.unique(bits[rows] >> CHUNK_SHIFT, return_inverse=True)
-        # Rows by chunk, so that a batch of chunks is a run of rows.
-        by_chunk = np.argsort(which, kind="stable")
-        ends = np.searchsorted(which[by_chunk], np.arange(BATCH, len(wanted) + BATCH, BATCH))
-        for batch, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-            some = rows[by_chunk[start:end]]
-            index = which[by_chunk[start:end]] - batch * BATCH
-            numbers = wanted[batch * BATCH : (batch + 1) * BATCH]
-            words = self._gather(numbers)
-            word = (bits[some] & CHUNK_BITS - 1) >> 6
-            shift = (bits[some] & 63).astype(np.uint64)
-            is_set[some] = words[index, word] >> shift & np.uint64(1) != 0
+        wanted = np.zeros(self.chunks, dtype=np.bool_)
+        wanted[bits[rows] >> CHUNK_SHIFT] = True
+        numbers = np.flatnonzero(wanted)
+        which = (np.cumsum(wanted) - 1)[bits[rows] >> CHUNK_SHIFT]
+        for first, some in _batches(which, len(numbers)):
+            index = which[some] - first
+            words = self._gather(numbers[first : first + BATCH])
+            inner = bits[rows[some]] & CHUNK_BITS - 1
+            flat = index * CHUNK + (inner >> 3)
+            is_set[rows[some]] = words.reshape(-1).view(np.uint8)[flat] >> (inner & 7).astype(np.uint8) & 1
             if ranks:
-                rank[some] = self._ranks(words, numbers, index, word, shift)
+                rank[rows[some]] = self._ranks(words, numbers[first : first + BATCH], index, inner)
         return is_set, rank
 
     def _gather(self, numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """The chunks of these (ascending) numbers as words: shape (n, 512)."""
+        """The chunks of these (ascending) numbers as little-endian words: shape (n, 512)."""
         import numpy as np
 
         out = np.empty((len(numbers), CHUNK), dtype=np.uint8)
         for start, end in _runs(numbers):
             data = self._read(int(numbers[start]), end - start)
             out[start:end] = np.frombuffer(data, dtype=np.uint8).reshape(-1, CHUNK)
-        return out.view("<u8").astype(np.uint64, copy=False)
+        return out.view("<u8")
 
     def _ranks(
         self,
         words: NDArray[np.uint64],
         numbers: NDArray[np.int64],
         index: NDArray[np.int64],
-        word: NDArray[np.int64],
-        shift: NDArray[np.uint64],
+        inner: NDArray[np.int64],
     ) -> NDArray[np.int64]:
         import numpy as np
 
@@ -158,8 +153,10 @@ class Bitmap:
         before = np.array([self._before[number] for number in numbers.tolist()], dtype=np.int64)
         counts = popcount(words)
         ahead = np.cumsum(counts, axis=1, dtype=np.int64) - counts
+        word, shift = inner >> 6, (inner & 63).astype(np.uint64)
         below = words[index, word] & (np.uint64(1) << shift) - np.uint64(1)
-        return before[index] + ahead[index, word] + popcount(below).astype(np.int64)
+        ranks: NDArray[np.int64] = before[index] + ahead[index, word] + popcount(below).astype(np.int64)
+        return ranks
 
     # -- runs of set bits
 
@@ -227,6 +224,21 @@ def _popcount_by_halves(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
     words = words + (words >> u(4)) & u(0x0F0F0F0F0F0F0F0F)
     counted: NDArray[np.uint8] = (words * u(0x0101010101010101) >> u(56)).astype(np.uint8)
     return counted
+
+
+def _batches(which: NDArray[np.int64], chunks: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """``(first chunk, rows that lie in the BATCH chunks from there)``."""
+    import numpy as np
+
+    if chunks <= BATCH:
+        if chunks:
+            yield 0, np.arange(len(which))
+        return
+    order = np.argsort(which // BATCH, kind="stable")
+    firsts = range(0, chunks, BATCH)
+    ends = np.searchsorted(which[order] // BATCH, np.arange(len(firsts)), side="right").tolist()
+    for first, start, end in zip(firsts, [0, *ends], ends, strict=False):
+        yield first, order[start:end]
 
 
 def _runs(numbers: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
