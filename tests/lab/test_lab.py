@@ -302,8 +302,14 @@ def _hex(word: str) -> bool:
 
 
 def test_crash_opens_every_form(dumps: Dumps) -> None:
+    """All of them when $KCRASH_LAB is set, else two: crash takes some ten seconds a dump."""
     box = lab.toolbox()
-    for name, path in dumps.forms.items():
+    chosen = (
+        dumps.forms
+        if os.environ.get("KCRASH_LAB")
+        else {n: dumps.forms[n] for n in ("qemu-zlib", "zlib-d31")}
+    )
+    for name, path in chosen.items():
         out = box.crash(dumps.vmlinux, path, ["ps | grep lab-futex", "bt | head -4"])
         assert out.count("lab-futex") == len(dumps.truth.threads_in("futex")), name
         if dumps.moment(name) == "panic":
