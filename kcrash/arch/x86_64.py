@@ -107,7 +107,7 @@ def swap_entry(value: int) -> tuple[int, int]:
     inverted offset's highest bits are ones then; no swap device reaches them in the older form.
     """
     if value >> 58 & 1:
-        return value >> 59, (~value & (1 << 59) - 1) >> 14
+        return value >> 59, (~value & (1 << 59) - 1) >> 9
     return value >> 9 & 0x1F, value >> 14
 
 
