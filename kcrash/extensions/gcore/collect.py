@@ -107,7 +107,7 @@ class Collector:
         if not segment.size:
             return
         vma = segment.vma
-        if vma not in self.process.memory.vmas:
+        if self.process.memory.find_vma(vma.start) != vma:
             yield self._gate(segment)
             return
         pending: list[Chunk] = []
@@ -124,7 +124,7 @@ class Collector:
             yield _joined(pending)
 
     def _gate(self, segment: Segment) -> Batch:
-        """The page outside the process's own mappings, through the kernel's tables; zeros if it is not there."""
+        """The page above user space, through the kernel's tables; zeros if it is not there."""
         import numpy as np
 
         data = self.session.memory.try_read(segment.vma.start, segment.size)

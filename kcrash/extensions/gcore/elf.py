@@ -82,10 +82,13 @@ def _ident(form: Form) -> bytes:
 def _header(form: Form, segments: int, sections_at: int) -> bytes:
     word = "Q" if form.word_bytes == 8 else "I"
     many = segments >= PN_XNUM
+    shoff, phnum, shentsize, shnum = 0, segments, 0, 0
+    if many:
+        shoff, phnum, shentsize, shnum = sections_at, PN_XNUM, form.section_size, 1
     return _ident(form) + struct.pack(
         f"{form.order}HHI3{word}I6H",
-        ET_CORE, form.machine, 1, 0, form.header_size, sections_at if many else 0, 0, form.header_size,
-        form.segment_size, PN_XNUM if many else segments, form.section_size if many else 0, 1 if many else 0, 0,
+        ET_CORE, form.machine, 1, 0, form.header_size, shoff, 0,
+        form.header_size, form.segment_size, phnum, shentsize, shnum, 0,
     )  # fmt: skip
 
 

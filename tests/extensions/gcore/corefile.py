@@ -1,0 +1,156 @@
+"""Reads ELF cores for the tests, on its own: nothing here is shared with what is tested."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+REGISTERS = (
+    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi",
+    "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs",
+)  # fmt: skip
+NAMES = {
+    ("CORE", 1): "PRSTATUS", ("CORE", 2): "FPREGSET", ("CORE", 3): "PRPSINFO", ("CORE", 6): "AUXV",
+    ("CORE", 0x53494749): "SIGINFO", ("CORE", 0x46494C45): "FILE", ("LINUX", 0x202): "XSTATE",
+    ("LINUX", 0x201): "IOPERM", ("LINUX", 0x205): "XSAVE_LAYOUT", ("KCRASH", 1): "KCRASH",
+}  # fmt: skip
+
+
+@dataclass
+class Segment:
+    """A program header."""
+
+    kind: int
+    flags: int
+    offset: int
+    address: int
+    file_size: int
+    memory_size: int
+    align: int
+
+
+@dataclass
+class Thread:
+    """The notes of a thread."""
+
+    status: bytes
+    notes: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def pid(self) -> int:
+        return int(struct.unpack_from("<i", self.status, 32)[0])
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """pid, ppid, pgrp, sid."""
+        return struct.unpack_from("<4i", self.status, 32)
+
+    @property
+    def signal(self) -> int:
+        return int(struct.unpack_from("<h", self.status, 12)[0])
+
+    @property
+    def times(self) -> list[float]:
+        """utime, stime, cutime, cstime in seconds."""
+        parts = struct.unpack_from("<8Q", self.status, 48)
+        return [parts[i] + parts[i + 1] / 1e6 for i in range(0, 8, 2)]
+
+    @property
+    def registers(self) -> dict[str, int]:
+        return dict(zip(REGISTERS, struct.unpack_from("<27Q", self.status, 112), strict=True))
+
+    @property
+    def fpvalid(self) -> int:
+        return int(struct.unpack_from("<i", self.status, 328)[0])
+
+
+class CoreFile:
+    """A core on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = path.open("rb")
+        header = struct.unpack("<16sHHIQQQIHHHHHH", self.file.read(64))
+        self.ident, self.type, self.machine = header[0], header[1], header[2]
+        self.shoff, self.phnum = header[6], header[10]
+        if self.phnum == 0xFFFF:
+            self.file.seek(self.shoff)
+            self.phnum = struct.unpack_from("<I", self.file.read(64), 44)[0]
+        self.file.seek(header[5])
+        raw = self.file.read(56 * self.phnum)
+        self.segments = [
+            Segment(kind, flags, offset, address, size, memory, align)
+            for kind, flags, offset, address, _, size, memory, align in struct.iter_unpack("<IIQQQQQQ", raw)
+        ]
+
+    @property
+    def loads(self) -> list[Segment]:
+        return [segment for segment in self.segments if segment.kind == 1]
+
+    @cached_property
+    def notes(self) -> list[tuple[str, bytes]]:
+        """(kind, descriptor), in order."""
+        segment = self.segments[0]
+        self.file.seek(segment.offset)
+        data = self.file.read(segment.file_size)
+        found, at = [], 0
+        while at < len(data):
+            namesz, descsz, kind = struct.unpack_from("<3I", data, at)
+            name = data[at + 12 : at + 12 + namesz].rstrip(b"\0").decode()
+            start = at + 12 + (namesz + 3 & ~3)
+            found.append((NAMES.get((name, kind), f"{name}:{kind:#x}"), data[start : start + descsz]))
+            at = start + (descsz + 3 & ~3)
+        return found
+
+    def note(self, kind: str) -> bytes:
+        """The first note of a kind."""
+        return next(data for name, data in self.notes if name == kind)
+
+    @cached_property
+    def threads(self) -> list[Thread]:
+        """In their order; XSAVE_LAYOUT and KCRASH are nobody's."""
+        threads: list[Thread] = []
+        for kind, data in self.notes:
+            if kind == "PRSTATUS":
+                threads.append(Thread(data))
+            elif kind in ("FPREGSET", "XSTATE", "IOPERM"):
+                threads[-1].notes[kind] = data
+        return threads
+
+    def thread(self, pid: int) -> Thread:
+        return next(thread for thread in self.threads if thread.pid == pid)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The KCRASH note."""
+        found: dict[str, Any] = json.loads(self.note("KCRASH"))
+        return found
+
+    def files(self) -> list[tuple[int, int, int, str]]:
+        """NT_FILE: (start, end, offset in pages, name)."""
+        data = self.note("FILE")
+        count, page = struct.unpack_from("<QQ", data)
+        assert page == 4096
+        names = data[16 + 24 * count :].split(b"\0")
+        rows = struct.iter_unpack("<3Q", data[16 : 16 + 24 * count])
+        assert len(names) == count + 1
+        return [(*row, name.decode()) for row, name in zip(rows, names, strict=False)]  # type: ignore[misc]
+
+    def auxv(self) -> list[tuple[int, int]]:
+        return list(struct.iter_unpack("<QQ", self.note("AUXV")))  # type: ignore[arg-type]
+
+    def segment_at(self, address: int) -> Segment:
+        return next(s for s in self.loads if s.address <= address < s.address + s.memory_size)
+
+    def memory(self, address: int, size: int) -> bytes:
+        """Bytes of one segment's part that is in the file."""
+        segment = self.segment_at(address)
+        start = address - segment.address
+        assert start + size <= segment.file_size, f"{address:x} is not in the file"
+        self.file.seek(segment.offset + start)
+        data = self.file.read(size)
+        return data.ljust(size, b"\0")
