@@ -12,14 +12,12 @@ import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from itertools import islice
-from operator import le
 from typing import NamedTuple, NoReturn
 
 from kcrash.errors import BadFormat
 from kcrash.unwind.cfi_program import CfaProgram
 from kcrash.unwind.expression import read_leb
-from kcrash.unwind.rules import Row
+from kcrash.unwind.rules import Row, Rule
 from kcrash.unwind.target import Target
 
 MAX_MEMO = 65_536  # rows kept, about 300 bytes each where they are not shared
@@ -101,8 +99,9 @@ class CfiTable:
         self._bases = {_TEXT_RELATIVE: text, _DATA_RELATIVE: data_base, _PC_RELATIVE: address}
         self._relocate = relocate
         self._cies: dict[int, Cie] = {}
+        self.initial: dict[Cie, tuple[Rule | None, dict[int, Rule]]] = {}  # what a CIE's instructions leave
         self._memo: dict[int, Row | None] = {}
-        self._index: tuple[array[int], array[int], array[int]] | None = None
+        self._index: tuple[array[int], array[int]] | None = None
 
     def _bad(self, what: str, offset: int) -> NoReturn:
         raise BadFormat(self.file, what, offset)
@@ -110,42 +109,46 @@ class CfiTable:
     # -- index
 
     @property
-    def index(self) -> tuple[array[int], array[int], array[int]]:
-        """Starts (sorted), sizes and section offsets of all FDEs; the starts are link-time addresses."""
+    def index(self) -> tuple[array[int], array[int]]:
+        """Starts (link-time addresses, sorted) and section offsets of all FDEs.
+
+        Without those of code that the linker threw away: they start at 0 or are empty.
+        """
         if self._index is None:
-            self._index = _sorted(self._scan())
+            found = self._scan()
+            starts = array("Q", sorted(found))
+            self._index = starts, array("Q", map(found.__getitem__, starts))
         return self._index
 
     def __len__(self) -> int:
         return len(self.index[0])
 
-    def _scan(self) -> tuple[array[int], array[int], array[int]]:
+    def _scan(self) -> dict[int, int]:
+        """Section offsets of FDEs by their starts."""
         plain = not self.eh and self._relocate is None
         found = self._scan_plain() if plain else None
-        return found or self._scan_any()
+        return self._scan_any() if found is None else found
 
-    def _scan_plain(self) -> tuple[array[int], array[int], array[int]] | None:
+    def _scan_plain(self) -> dict[int, int] | None:
         """The usual .debug_frame: 32-bit DWARF, plain addresses. None if there is anything else in it."""
         data, size = self.data, len(self.data)
         header = struct.Struct(self.target.order + ("IIQQ" if self.target.word_bytes == 8 else "IIII"))
         unpack, last = header.unpack_from, size - header.size
-        starts, sizes, offsets = array("Q"), array("Q"), array("Q")
-        add_start, add_size, add_offset = starts.append, sizes.append, offsets.append
+        found: dict[int, int] = {}
         position = 0
         while position <= last:
             length, cie, start, count = unpack(data, position)
             if cie != 0xFFFFFFFF:
-                add_start(start)
-                add_size(count)
-                add_offset(position)
+                if start and count:
+                    found[start] = position
             elif not self._is_plain(position + 8):
                 return None
             if length >= 0xFFFFFFF0:
                 return None
             position += 4 + length
         if position > size:
-            self._bad("an entry runs past the end of the section", offsets[-1] if offsets else 0)
-        return starts, sizes, offsets
+            self._bad("an entry runs past the end of the section", size)
+        return found
 
     def _is_plain(self, position: int) -> bool:
         """True if the CIE with its version at ``position`` has no address size of its own."""
@@ -154,15 +157,14 @@ class CfiTable:
         # Version 4 with an empty augmentation: address size, segment selector size.
         return bytes(self.data[position + 1 : position + 4]) == bytes([0, self.target.word_bytes, 0])
 
-    def _scan_any(self) -> tuple[array[int], array[int], array[int]]:
-        starts, sizes, offsets = array("Q"), array("Q"), array("Q")
+    def _scan_any(self) -> dict[int, int]:
+        found: dict[int, int] = {}
         for position, entry in self._entries():
             if entry.cie is not None:
                 start, size, _after = self._range(entry, self.cie(entry.cie))
-                starts.append(start)
-                sizes.append(size)
-                offsets.append(position)
-        return starts, sizes, offsets
+                if start and size:
+                    found[start] = position
+        return found
 
     def _entries(self) -> Iterator[tuple[int, _Entry]]:
         position, end = 0, len(self.data)
@@ -314,12 +316,13 @@ class CfiTable:
 
     def find(self, pc: int) -> Fde | None:
         """The FDE that covers ``pc`` (a runtime address), or None. Raises BadFormat."""
-        starts, sizes, offsets = self.index
+        starts, offsets = self.index
         address = pc - self.bias & self.target.mask
         at = bisect_right(starts, address) - 1
-        if at < 0 or address - starts[at] >= sizes[at]:
+        if at < 0:
             return None
-        return self.fde(offsets[at])
+        fde = self.fde(offsets[at])
+        return fde if address - fde.start < fde.size else None
 
     # -- rows
 
@@ -342,22 +345,3 @@ class CfiTable:
 
     def _program(self, fde: Fde) -> CfaProgram:
         return CfaProgram(self, fde)
-
-
-def _sorted(
-    found: tuple[array[int], array[int], array[int]],
-) -> tuple[array[int], array[int], array[int]]:
-    """Sorted by start, without the FDEs of code that the linker threw away (at address 0, or empty)."""
-    starts, sizes, offsets = found
-    if 0 in starts or 0 in sizes:
-        keep = [i for i, start in enumerate(starts) if start and sizes[i]]
-        starts, sizes, offsets = _picked(keep, starts, sizes, offsets)
-    if not all(map(le, starts, islice(starts, 1, None))):
-        order = sorted(range(len(starts)), key=starts.__getitem__)
-        starts, sizes, offsets = _picked(order, starts, sizes, offsets)
-    return starts, sizes, offsets
-
-
-def _picked(order: list[int], *columns: array[int]) -> tuple[array[int], array[int], array[int]]:
-    first, second, third = (array("Q", map(column.__getitem__, order)) for column in columns)
-    return first, second, third

@@ -34,7 +34,7 @@ class CfaProgram:
         self.limit = 0
         self.until: int | None = None
         self.cfa: Rule | None = None
-        self.rules: dict[int, Rule] = _defaults(table)
+        self.rules: dict[int, Rule] = {}
         self.initial: dict[int, Rule] = {}
         self.remembered: list[tuple[Rule | None, dict[int, Rule]]] = []
         self.collected: list[tuple[int, Row]] | None = None
@@ -57,8 +57,13 @@ class CfaProgram:
         return [*self.collected, (self.location, self._snapshot())]
 
     def _run_both(self) -> None:
-        self._run(self.cie.begin, self.cie.end)
-        self.initial = dict(self.rules)
+        known = self.table.initial.get(self.cie)
+        if known is None:
+            self.rules = _defaults(self.table)
+            self._run(self.cie.begin, self.cie.end)
+            known = self.table.initial[self.cie] = self.cfa, self.rules
+        self.cfa, self.initial = known
+        self.rules = dict(self.initial)
         self.location = self.fde.start
         self._run(self.fde.begin, self.fde.end)
 

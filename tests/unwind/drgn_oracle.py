@@ -84,8 +84,8 @@ def modules_agree(vmlinux: Path, vmcore: Path, modules: Path) -> tuple[int, int]
         tables = code.find(start) if start else None
         if tables is None or not isinstance(tables.cfi, CfiTable) or tables.orc is None:
             continue
-        for place, size in zip(*tables.cfi.index[:2], strict=True):
-            for pc in (place, place + size // 2, place + size - 1):
+        for fde in map(tables.cfi.fde, tables.cfi.index[1]):
+            for pc in (fde.start, fde.start + fde.size // 2, fde.start + fde.size - 1):
                 ours, theirs = tables.cfi.row(pc), tables.orc.row(pc)
                 if ours is not None and theirs is not None and pc in code:
                     total += 1
@@ -106,7 +106,7 @@ def compare(vmlinux: Path, vmcore: Path, modules: Path | None, prefer_orc: bool)
         try:
             trace = program.stack_trace(task)
         except (ValueError, LookupError, drgn.FaultError):
-            continue  # no registers (a dead task has lost its stack): neither of us has anything to begin with
+            continue  # no registers (a dead task has lost its stack): neither of us has where to begin
         report.their_seconds += time.perf_counter() - started
         _compare_task(report, name, unwinder, _frames(trace), prefer_orc)
     return report

@@ -56,7 +56,7 @@ def test_eh_frame_of_a_shared_library() -> None:
     assert data is not None
     table = CfiTable(data, X86, eh=True, address=elf.sections[".eh_frame"].addr, file=str(LIBC))
     assert compare(table, LIBC, True) > 10_000
-    signal = [o for o in table.index[2] if table.fde(o).cie.signal]
+    signal = [o for o in table.index[1] if table.fde(o).cie.signal]
     assert signal, "glibc marks its signal trampoline"
     assert all(row.interrupted for _at, row in table.rows(table.fde(signal[0])))
 
@@ -188,7 +188,7 @@ def test_sampled_kernel_entries_against_pyelftools() -> None:
     assert data is not None
     table = CfiTable(data, X86)
     # Its decoder reads all entries of a section: give it one with a few hundred.
-    offsets = sorted(table.index[2])
+    offsets = sorted(table.index[1])
     start = random.Random(1).choice([o for o in offsets if o < len(data) - 100_000])
     _compare_piece(table, bytes(data), start)
 
@@ -201,6 +201,6 @@ def _compare_piece(table: CfiTable, data: bytes, start: int) -> None:
 
     structs = DWARFStructs(little_endian=True, dwarf_format=32, address_size=8)
     info = CallFrameInfo(io.BytesIO(data), len(data), 0, structs)
-    offsets = [offset for offset in sorted(table.index[2]) if offset >= start][:400]
+    offsets = [offset for offset in sorted(table.index[1]) if offset >= start][:400]
     for offset in offsets:
         _same_rows(table, table.fde(offset), info._parse_entry_at(offset))

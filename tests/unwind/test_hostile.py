@@ -25,7 +25,7 @@ def entry(content: bytes) -> bytes:
 
 def exercise(table: CfiTable) -> None:
     with contextlib.suppress(BadFormat):
-        for start, offset in list(zip(table.index[0], table.index[2], strict=True))[:50]:
+        for start, offset in list(zip(*table.index, strict=True))[:50]:
             with contextlib.suppress(BadFormat):
                 table.row(start)
                 table.rows(table.fde(offset))

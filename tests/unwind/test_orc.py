@@ -209,12 +209,8 @@ def test_orc_and_cfi_agree_on_kernels(version: str) -> None:
 
 def _sample(cfi: CfiTable, count: int) -> list[int]:
     pick = random.Random(7)
-    starts, sizes, _offsets = cfi.index
-    found: list[int] = []
-    while len(found) < count:
-        i = pick.randrange(len(starts))
-        found.append(starts[i] + pick.randrange(sizes[i]))
-    return found
+    entries = map(cfi.fde, pick.sample(list(cfi.index[1]), count))
+    return [fde.start + pick.randrange(fde.size) for fde in entries]
 
 
 def _agrees(cfi: CfiTable, orc: OrcTable, pc: int) -> bool:
