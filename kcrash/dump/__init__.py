@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from kcrash.dump.base import Dump, formats
-from kcrash.dump.identify import describe, identify, is_vmlinux
+from kcrash.dump.contents import describe, identify, is_vmlinux
 from kcrash.dump.source import Source, open_source
 from kcrash.errors import BadFormat
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from kcrash.dump.base import CORRUPT, EXCLUDED, NOT_IN_DUMP, PRESENT, TRUNCATED
 from kcrash.dump.codecs import CODEC_MASK, CODEC_NAMES, CorruptPage
+from kcrash.dump.kdump import DESCRIPTOR_SIZE
 from kcrash.errors import BadFormat
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ MAX_RUN = 1 << 20  # bytes of a file read at once
 MAX_GAP = 1 << 14  # unwanted bytes between two wanted ones that are read rather than skipped
 THREADED = 256  # pages from which threads are worth their start
 MAX_WORKERS = 8
-DESCRIPTOR_SIZE = 24
 
 
 class Located(NamedTuple):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from kcrash.errors import BadFormat, MemoryFault
+from kcrash.errors import BadFormat, FaultReason, MemoryFault
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Reasons in the arrays of Dump.page_states(); indices into PAGE_STATES.
 PRESENT, NOT_IN_DUMP, EXCLUDED, TRUNCATED, CORRUPT = range(5)
+
+MAX_READ = 1 << 32  # bytes of one Dump.read()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,12 @@ class Dump(ABC):
             return self.read(address, size)
         except MemoryFault:
             return None
+
+
+def check_size(address: int, size: int) -> None:
+    """Raises MemoryFault for a size that only a wild length in the dump can have asked for."""
+    if size > MAX_READ:
+        raise MemoryFault("physical", address, FaultReason.NOT_IN_DUMP, f"{size} bytes wanted")
 
 
 Probe = Callable[["Source"], "Dump | None"]

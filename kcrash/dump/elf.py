@@ -27,10 +27,11 @@ from kcrash.dump.base import (
     PhysicalRange,
     Utsname,
     VirtualRange,
+    check_size,
     merge_ranges,
     register_format,
 )
-from kcrash.dump.identify import ET_CORE, elf_type
+from kcrash.dump.contents import ET_CORE, elf_type
 from kcrash.dump.intervals import resolve
 from kcrash.dump.notes import ERASEINFO, VMCOREINFO, find_note, read_notes
 from kcrash.dump.source import Source
@@ -171,6 +172,7 @@ class ElfDump(Dump):
 
     def _read_piece(self, i: int, address: int, size: int) -> bytes:
         """``size`` bytes that lie in piece ``i``."""
+        check_size(address, size)
         offset = self._offsets[i]
         if offset == ZERO_FILL:
             return bytes(size)
@@ -185,6 +187,7 @@ class ElfDump(Dump):
         return data
 
     def _read_across(self, address: int, size: int) -> Iterator[bytes]:
+        check_size(address, size)
         end = address + size
         while address < end:
             i = bisect_right(self._starts, address) - 1

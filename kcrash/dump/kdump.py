@@ -25,11 +25,12 @@ from kcrash.dump.base import (
     DumpInfo,
     PhysicalRange,
     Utsname,
+    check_size,
     register_format,
 )
 from kcrash.dump.bitmap import Bitmap
 from kcrash.dump.codecs import CODEC_MASK, CODEC_NAMES, CorruptPage, decompressor
-from kcrash.dump.identify import KDUMP_MAGICS
+from kcrash.dump.contents import KDUMP_MAGICS
 from kcrash.dump.kdump_header import Header, SubHeader, read_header, read_sub_header
 from kcrash.dump.notes import VMCOREINFO, find_note, read_notes
 from kcrash.dump.source import Source
@@ -46,6 +47,7 @@ DESCRIPTOR_SIZE = 24
 INCOMPLETE = 8  # header.status: DUMP_DH_COMPRESSED_INCOMPLETE
 EXCLUDED_VMEMMAP = 0x10
 CACHED_PAGES = 4096
+CACHED_BYTES = 1 << 26
 DESCRIPTORS_KEPT = 64  # a block
 DESCRIPTOR_BLOCKS = 4096
 MAX_TEXT = 1 << 24  # bytes of VMCOREINFO or eraseinfo
@@ -128,10 +130,10 @@ class Part:
 class KdumpDump(Dump):
     """Physical memory of a kdump-compressed dump, in one or more parts.
 
-    ``cached_pages``: pages that are kept decompressed.
+    ``cached_pages``: pages that are kept decompressed; CACHED_PAGES or less if not given.
     """
 
-    def __init__(self, parts: Sequence[Part], cached_pages: int = CACHED_PAGES) -> None:
+    def __init__(self, parts: Sequence[Part], cached_pages: int | None = None) -> None:
         self.parts = sorted(parts, key=lambda part: part.start)
         first = self.parts[0]
         super().__init__(first.source.path, _info(self.parts))
@@ -143,7 +145,8 @@ class KdumpDump(Dump):
         # Two generations of pages: a plain dictionary's speed, and what was used lately stays.
         self._young: dict[int, bytes] = {}
         self._old: dict[int, bytes] = {}
-        self._generation = max(cached_pages // 2, 1)
+        kept = min(CACHED_PAGES, CACHED_BYTES // self.block_size) if cached_pages is None else cached_pages
+        self._generation = max(kept // 2, 1)
         self._ranges: list[PhysicalRange] | None = None
         self._cut: bool | None = None
 
@@ -161,6 +164,8 @@ class KdumpDump(Dump):
     def read(self, address: int, size: int) -> bytes:
         page = self._young.get(address >> self._shift)
         if page is None:
+            if not size:
+                return b""
             page = self._page(address >> self._shift, address)
         at = address & self._mask
         if at + size <= self.block_size:
@@ -168,6 +173,7 @@ class KdumpDump(Dump):
         return b"".join(self._read_across(address, size))
 
     def _read_across(self, address: int, size: int) -> Iterator[bytes]:
+        check_size(address, size)
         end = address + size
         while address < end:
             at = address & self._mask

@@ -6,15 +6,11 @@ documented in Documentation/admin-guide/kdump/vmcoreinfo.rst.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 
 MAX_TEXT = 1 << 20
-_KEYED = re.compile(r"(SYMBOL|SIZE|OFFSET|LENGTH|NUMBER)\((.+)\)\Z", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
 class VmcoreInfo(Mapping[str, str]):
     """The parsed note; as a mapping, ``key -> text`` of every line.
 
@@ -23,12 +19,15 @@ class VmcoreInfo(Mapping[str, str]):
     constants, signed. A line that does not parse is in ``raw`` only.
     """
 
-    raw: dict[str, str] = field(default_factory=dict)
-    symbols: dict[str, int] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
-    offsets: dict[str, int] = field(default_factory=dict)
-    lengths: dict[str, int] = field(default_factory=dict)
-    numbers: dict[str, int] = field(default_factory=dict)
+    __slots__ = ("lengths", "numbers", "offsets", "raw", "sizes", "symbols")
+
+    def __init__(self) -> None:
+        self.raw: dict[str, str] = {}
+        self.symbols: dict[str, int] = {}
+        self.sizes: dict[str, int] = {}
+        self.offsets: dict[str, int] = {}
+        self.lengths: dict[str, int] = {}
+        self.numbers: dict[str, int] = {}
 
     def __getitem__(self, key: str) -> str:
         return self.raw[key]
@@ -81,21 +80,20 @@ def parse_vmcoreinfo(data: bytes) -> VmcoreInfo:
         if not equals or key in info.raw:
             continue
         info.raw[key] = text.rstrip("\r")
-        match = _KEYED.match(key)
-        if match:
-            table, base = keyed[match[1]]
+        kind, _, name = key.partition("(")
+        if kind in keyed and name.endswith(")"):
+            table, base = keyed[kind]
             value = _integer(text, base)
             if value is not None:
-                table[match[2]] = value
+                table[name[:-1]] = value
     return info
 
 
 def _integer(text: str | None, base: int) -> int | None:
     """An integer as the kernel's printk wrote it; "0x" makes it hexadecimal (arm64's NUMBER lines)."""
-    text = (text or "").strip()
-    if len(text) > 40:
+    if not text or len(text) > 40:
         return None
     try:
-        return int(text, 16 if text.lower().lstrip("-").startswith("0x") else base)
+        return int(text, 16 if text.lstrip(" -")[:2] in ("0x", "0X") else base)
     except ValueError:
         return None

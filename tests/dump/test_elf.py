@@ -71,6 +71,14 @@ def test_overlaps_and_neighbours(tmp_path: Path) -> None:
     check_bulk(dump, list(range(4)), 8192)
 
 
+def test_absurd_sizes(tmp_path: Path) -> None:
+    """A wild length from the dump must not become an allocation."""
+    dump = opened(tmp_path, ElfCore([Load(0, b"x" * 4096, memsz=1 << 62)]).to_bytes())
+    for address in (0, 8192):
+        with pytest.raises(MemoryFault, match=r"bytes wanted"):
+            dump.read(address, 1 << 61)
+
+
 def test_nothing_after_a_zero_tail(tmp_path: Path) -> None:
     dump = opened(tmp_path, ElfCore([Load(0, b"x" * 16, memsz=64)]).to_bytes())
     assert dump.read(8, 16) == b"x" * 8 + bytes(8)

@@ -111,6 +111,9 @@ def test_missing_pages(tmp_path: Path) -> None:
         dump.read(39 * 4096, 8192)
     assert caught.value.address == 40 * 4096
     assert dump.try_read(-1, 4) is None
+    assert dump.read(0, 0) == b""
+    with pytest.raises(MemoryFault, match=r"bytes wanted"):
+        dump.read(3 * 4096, 1 << 61)
 
 
 def test_zero_excluded(tmp_path: Path) -> None:
