@@ -30,7 +30,7 @@ TIMEOUT = 600
 
 @dataclass(frozen=True)
 class Figure:
-    """One program on one command: ``seconds`` of wall time, ``mib`` at its peak, ``status``, ``lines`` printed."""
+    """A program on a command: wall ``seconds``, ``mib`` at its peak, exit ``status``, ``lines`` printed."""
 
     seconds: float
     mib: float
@@ -76,7 +76,7 @@ def programs(dumps: Dumps, form: str) -> dict[str, list[str]]:
     drgn = Path(lab.drgn()).with_name("drgn-crash")
     return {
         "kcrash": [sys.executable, "-m", "kcrash", "-s", vmlinux, vmcore],
-        "drgn": [str(drgn), vmlinux, vmcore],
+        "drgn": [str(lab.drgn()), str(drgn), vmlinux, vmcore],
         "crash": lab.toolbox().command(["crash", "-s", vmlinux, vmcore], [dumps.vmlinux, dumps.forms[form]]),
     }
 
@@ -95,6 +95,11 @@ def compare(dumps: Dumps, form: str, commands: Sequence[str], runs: int) -> list
         ratios = [f"{own.seconds / figures[peer].seconds:.2f}" for peer in ("drgn", "crash")]
         rows.append([form, command, *cells, *ratios])
     return rows
+
+
+def cell(figure: Figure) -> str:
+    """A figure as text; a program that printed nothing has not answered."""
+    return f"{figure.seconds:.2f} s, {figure.mib:.0f} MiB" + ("" if figure.lines else " (nothing)")
 
 
 HEADER = ["dump", "start + command", "kcrash", "drgn 0.3.0", "crash 9.0.2", "of drgn", "of crash"]
