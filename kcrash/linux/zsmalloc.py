@@ -49,7 +49,9 @@ class Objects:
         self.pool = pool
         self.types = module_types(session, "zsmalloc")
         self.zspage = self.types.compound("struct zspage")
-        self.page = "struct zpdesc" if self.types.has("struct zpdesc", "zspage") else "struct page"
+        # From v6.14 on zsmalloc has a struct of its own laid over struct page.
+        own = self.types.has("struct zspage", "first_zpdesc")
+        self.page = "struct zpdesc" if own else "struct page"
         self._sizes: dict[int, int] = {}
         self._place: _Place | None = None
 

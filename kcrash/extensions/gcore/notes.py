@@ -29,7 +29,7 @@ NT_SIGINFO, NT_FILE = 0x53494749, 0x46494C45
 SIGINFO_SIZE = 128
 PSARGS = 80
 NOTE_NAME = "KCRASH"
-NOTE_TYPE = 1
+NOTE_TYPE = 0x6B637268  # "kcrh"; small numbers have names in tools that do not look at the owner
 
 
 @dataclass
@@ -221,6 +221,8 @@ class _Maker:
         found = _stop_info(self.process.dumper)
         if found is None:
             found = struct.pack(self.order + "i", self.signal)
+        if not self.wide:
+            found = found[:12]  # the unions behind si_code are laid out otherwise for 32 bits
         return Note("CORE", NT_SIGINFO, found.ljust(SIGINFO_SIZE, b"\0")[:SIGINFO_SIZE])
 
     def _auxv(self) -> Note:

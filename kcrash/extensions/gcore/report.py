@@ -147,7 +147,7 @@ def new_report(
 
 
 def report_note(report: Report, size: int | None = None) -> Note:
-    """The report as a note: name KCRASH, type 1, JSON in UTF-8, blanks at the end.
+    """The report as a note: name KCRASH, type 0x6b637268, JSON in UTF-8, blanks at the end.
 
     ``{"kcrash": 1, "pid": ..., "present": pages, "zero": pages, "missing": {reason: pages},
     "threads": [{"pid", "origin", "unavailable": {set: why}}], "ranges": [["0x...", pages, reason]]}``.

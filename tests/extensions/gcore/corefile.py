@@ -16,7 +16,7 @@ REGISTERS = (
 NAMES = {
     ("CORE", 1): "PRSTATUS", ("CORE", 2): "FPREGSET", ("CORE", 3): "PRPSINFO", ("CORE", 6): "AUXV",
     ("CORE", 0x53494749): "SIGINFO", ("CORE", 0x46494C45): "FILE", ("LINUX", 0x202): "XSTATE",
-    ("LINUX", 0x201): "IOPERM", ("LINUX", 0x205): "XSAVE_LAYOUT", ("KCRASH", 1): "KCRASH",
+    ("LINUX", 0x201): "IOPERM", ("LINUX", 0x205): "XSAVE_LAYOUT", ("KCRASH", 0x6B637268): "KCRASH",
 }  # fmt: skip
 
 
@@ -138,10 +138,10 @@ class CoreFile:
         names = data[16 + 24 * count :].split(b"\0")
         rows = struct.iter_unpack("<3Q", data[16 : 16 + 24 * count])
         assert len(names) == count + 1
-        return [(*row, name.decode()) for row, name in zip(rows, names, strict=False)]  # type: ignore[misc]
+        return [(*row, name.decode()) for row, name in zip(rows, names, strict=False)]
 
     def auxv(self) -> list[tuple[int, int]]:
-        return list(struct.iter_unpack("<QQ", self.note("AUXV")))  # type: ignore[arg-type]
+        return list(struct.iter_unpack("<QQ", self.note("AUXV")))
 
     def segment_at(self, address: int) -> Segment:
         return next(s for s in self.loads if s.address <= address < s.address + s.memory_size)
