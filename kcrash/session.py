@@ -122,7 +122,7 @@ class Session:
             self.types.add(BtfSource(blob, self.vmlinux.path, pointer_size=self.arch.word_bytes))
         self.types.add(DeclarationSource(self.types))
         if ".debug_info" in self.vmlinux.sections or ".zdebug_info" in self.vmlinux.sections:
-            self.types.add(LazySource(lambda: self.dwarf))
+            self.types.add(LazySource(lambda: self.dwarf), last_resort=blob is not None)
         elif blob is None:
             raise BadFormat(self.vmlinux.path, "has neither BTF nor DWARF: no types")
 

@@ -196,12 +196,13 @@ def thread_size(session: Session) -> int:
 
 
 def _thread_size(session: Session) -> int:
-    if session.types.has("union thread_union"):
-        return session.types.size("union thread_union")
+    # Linux commit 8f69cba096b5 ("x86: Rename __{start,end}_init_task to __{start,end}_init_stack") in v6.9.
     for first, last in (("__start_init_stack", "__end_init_stack"), ("__start_init_task", "__end_init_task")):
         start, end = session.symbols.find_kernel(first), session.symbols.find_kernel(last)
         if start is not None and end is not None and start < end:
             return end - start
+    if session.types.has("union thread_union"):
+        return session.types.size("union thread_union")
     return DEFAULT_STACK
 
 

@@ -21,12 +21,19 @@ class Types:
         self.byte_order = byte_order
         self.pointer_size = pointer_size
         self.sources: list[TypeSource] = []
+        self._quick: list[TypeSource] = []
         self._found: dict[tuple[str, str], Type | None] = {}
         self._readers: dict[tuple[str, tuple[str, ...]], Reader] = {}
         self._parsed: dict[str, Type] = {}
 
-    def add(self, source: TypeSource) -> None:
-        """Ask ``source`` too, after those already there."""
+    def add(self, source: TypeSource, *, last_resort: bool = False) -> None:
+        """Ask ``source`` too, after those already there.
+
+        ``last_resort``: it is slow to say that it does not know a name (DWARF beside
+        BTF), so has() does not ask it.
+        """
+        if not last_resort:
+            self._quick.append(source)
         self.sources.append(source)
         self._found.clear()
         self._parsed.clear()
@@ -60,13 +67,28 @@ class Types:
         return require_compound(self.type(text))
 
     def has(self, text: str, path: str = "") -> bool:
-        """True if the type exists, and the dotted member path in it."""
+        """True if the type exists, and the dotted member path in it.
+
+        The question that tells kernels apart, asked often and often answered no:
+        only quick sources are asked.
+        """
         try:
-            found = self.type(text)
+            found = self._probe(text)
         except MissingType:
             return False
         plain = found.underlying
         return not path or (isinstance(plain, CompoundType) and plain.has(path))
+
+    def _probe(self, text: str) -> Type:
+        """As type(), from the quick sources."""
+        if text in self._parsed:
+            return self._parsed[text]
+        kind, _blank, name = text.partition(" ")
+        if kind in ("struct", "union", "enum") and name.isidentifier():
+            found = (source.find(kind, name) for source in self._quick)
+            if all(type_ is None for type_ in found):
+                raise MissingType(text)
+        return self.type(text)
 
     def offset(self, text: str, path: str) -> int:
         """Byte offset of a dotted member path in a type (``offsetof``)."""
