@@ -45,12 +45,16 @@ class SourceLine(NamedTuple):
 
 @dataclass(frozen=True)
 class LayoutProbe:
-    """What an architecture looks at to find the kernel (kcrash.arch.base.Arch.find_layout)."""
+    """What an architecture looks at to find the kernel (kcrash.arch.base.Arch.find_layout).
+
+    ``link_address``: of a symbol, before KASLR; ``image``: of the whole kernel, likewise.
+    """
 
     dump: Dump
     vmcoreinfo: VmcoreInfo | None
     physical: AddressSpace
     link_address: Callable[[str], int | None]
+    image: tuple[int, int]
 
     def space(self, paging: Paging, top: int) -> PagedSpace:
         """Kernel memory through the page tables at physical address ``top``."""
@@ -88,13 +92,14 @@ class Session:
     def _open(self) -> None:
         table = ElfSymbols(self.vmlinux)
         self._check_build_id()
-        probe = LayoutProbe(self.dump, self.vmcoreinfo, self.physical, table.link_address)
+        probe = LayoutProbe(self.dump, self.vmcoreinfo, self.physical, table.link_address, table.image)
         self.layout: KernelLayout = self.arch.find_layout(probe)
         table.bias = self.layout.kaslr
         self.memory = PagedSpace(
             "kernel", self.physical, self.layout.paging, self.layout.top_table, self.layout.linear
         )
-        self.symbols = Symbols(table, self._image_range(table), self.release_hint)
+        low, high = (address + self.layout.kaslr for address in table.image)
+        self.symbols = Symbols(table, (low, high), self.release_hint)
         if self.options.load_modules:
             self.symbols.on_demand(self._load_modules)
         self.types = Types(self.arch.byte_order, self.arch.word_bytes)
@@ -109,12 +114,6 @@ class Session:
         if self.vmcoreinfo and self.vmcoreinfo.osrelease:
             return self.vmcoreinfo.osrelease
         return self.dump.info.utsname.release
-
-    def _image_range(self, table: ElfSymbols) -> tuple[int, int]:
-        start, end = table.link_address("_text"), table.link_address("_end")
-        if start is None or end is None:
-            return 0, 1 << self.arch.word_bits
-        return start + self.layout.kaslr, end + self.layout.kaslr
 
     def _add_types(self) -> None:
         blob = self.vmlinux.section_data(".BTF")

@@ -226,8 +226,8 @@ def _qemu_cpu(notes: list[Any]) -> tuple[int, int, int] | None:
 
 def _image_range(probe: Any, kaslr: int, phys_base: int) -> tuple[LinearRange, ...]:
     """The kernel image; its end must be known, for modules start where the largest image would end."""
-    start, end = probe.link_address("_text"), probe.link_address("_end")
-    if start is None or end is None or not 0 < end - start < MAX_KERNEL_IMAGE:
+    start, end = probe.image
+    if not 0 < end - start < MAX_KERNEL_IMAGE:
         return ()
     start += kaslr
     return (LinearRange(start, end + kaslr, start - START_KERNEL_MAP + phys_base),)
@@ -246,9 +246,8 @@ def _page_offset(probe: Any, kaslr: int, phys_base: int, five_level: bool) -> in
         base = piece.start - piece.physical
         if piece.start >> 47 and piece.start < START_KERNEL_MAP and base % (1 << 30) == 0:
             return int(base)
-    if linked is None and probe.link_address("_text") is not None:  # built without randomised memory
-        return PAGE_OFFSET_L5 if five_level else PAGE_OFFSET_L4
-    return None
+    # A kernel without the variable was built without randomised memory.
+    return None if linked is not None else PAGE_OFFSET_L5 if five_level else PAGE_OFFSET_L4
 
 
 def _ram_end(probe: Any) -> int:

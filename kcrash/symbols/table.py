@@ -27,7 +27,7 @@ STB_LOCAL, STB_WEAK = 0, 2
 SHN_UNDEF, SHN_ABS, SHN_COMMON = 0, 0xFFF1, 0xFFF2
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 1, 2, 4
 
-MANY_OFFSETS = 8  # beyond, one pass over the table is cheaper than a search for each
+MANY_OFFSETS = 128  # beyond, one pass over the table is cheaper than a search for each
 
 
 # What compilers append to the name of a part or a changed copy of a function.
@@ -164,6 +164,13 @@ class ElfSymbols:
 
     def _moved(self, value: int, section: int) -> int:
         return value + self.bias if value >= self._fixed_below else value
+
+    @cached_property
+    def image(self) -> tuple[int, int]:
+        """``[start, end)`` of what is loaded, as linked; per-CPU data linked at 0 is left out."""
+        first = self._fixed_below
+        loaded = [s for s in self.elf.section_list if s.flags & SHF_ALLOC and s.addr >= first]
+        return first, max((section.addr + section.size for section in loaded), default=first)
 
     @cached_property
     def _fixed_below(self) -> int:
