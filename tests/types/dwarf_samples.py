@@ -179,9 +179,10 @@ def text_addresses(path: Path) -> range:
 def addr2line(path: Path, addresses: Sequence[int]) -> dict[int, list[tuple[str, str]]]:
     """``addr2line -i -f``: (function, "file:line") for each frame of each address.
 
-    For what clang wrote LLVM's own tool is asked: that of binutils 2.40 loses inlined functions there.
+    LLVM's tool is asked where that of binutils 2.40 does not know 64-bit
+    offsets, or loses the inlined functions of what clang wrote.
     """
-    tool = need("llvm-addr2line" if "clang" in str(path) else "addr2line")
+    tool = need("llvm-addr2line" if "clang" in str(path) or "64bit" in str(path) else "addr2line")
     found: dict[int, list[tuple[str, str]]] = {}
     for start in range(0, len(addresses), 1000):
         some = [hex(address) for address in addresses[start : start + 1000]]
@@ -212,8 +213,12 @@ def gdb_lines(path: Path, addresses: Sequence[int]) -> dict[int, tuple[str, int]
 
 
 def gdb_values(path: Path, expressions: Sequence[str]) -> list[int]:
-    """Integer values of C expressions."""
-    options = [
-        part for text in expressions for part in ("-ex", f"output/d (long)({text})", "-ex", "echo \\n")
-    ]
-    return [int(row) for row in run([need("gdb"), "-nx", "-batch", *options, str(path)]).split()]
+    """Integer values of C expressions; -1 where gdb has none."""
+    script, texts = _folder() / "values.gdb", _folder() / "values.txt"
+    script.write_text(
+        f"python\nfor text in open({str(texts)!r}):\n"
+        "    try: print(int(gdb.parse_and_eval('(long)(' + text.strip() + ')')))\n"
+        "    except gdb.error: print(-1)\nend\n"
+    )
+    texts.write_text("\n".join(expressions) + "\n")
+    return [int(row) for row in run([need("gdb"), "-nx", "-batch", "-x", str(script), str(path)]).split()]
