@@ -19,7 +19,17 @@ from kcrash.commands.settings import Settings
 from kcrash.errors import CommandError, KcrashError, UsageError
 from kcrash.output import Fault, Item
 from kcrash.output.render import JsonRenderer, Renderer, TextRenderer
-from kcrash.output.streams import File, Output, OutputClosed, Paged, Pipe, Stdout, pager_command, run_shell
+from kcrash.output.streams import (
+    File,
+    Output,
+    OutputClosed,
+    Paged,
+    Pipe,
+    Stdout,
+    binary,
+    pager_command,
+    run_shell,
+)
 from kcrash.output.streams import shell_command as in_shell
 from kcrash.output.terminal import error_line
 
@@ -66,6 +76,7 @@ class Shell:
         )
         self._stdout = stdout
         self._output: Output | None = None
+        self.context._binary = lambda: binary(self._output)
         self._depth = 0
 
     def run(self, line: str) -> int:

@@ -56,7 +56,7 @@ write ``@command("name"`` and ``aliases=("other",)`` literally.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeAlias
 
 from kcrash.commands._arguments import (
     RADIX,
@@ -199,10 +199,17 @@ class Context:
         self.extensions = Extensions(registry)
         self.command = ""
         self._run = run
+        self._binary: Callable[[], IO[bytes]] | None = None
 
     def run(self, line: str) -> int:
         """Run a command line as if typed, into the current output; its exit status."""
         return self._run(line)
+
+    def binary(self) -> IO[bytes]:
+        """Where the bytes of this command's output go: a file, a pipe. CommandError for a terminal."""
+        if self._binary is None:
+            raise CommandError("this output takes no binary data")
+        return self._binary()
 
     def call(self, name: str, *words: str) -> Iterator[Item]:
         """The items of another command, its arguments given one by one (no quoting, pipes or aliases)."""

@@ -36,6 +36,23 @@ class Output(Protocol):
     def close(self) -> int: ...
 
 
+def binary(output: Output | None) -> IO[bytes]:
+    """The stream of bytes under an output, for what is no text; what was written to it so far goes first.
+
+    Raises CommandError for a terminal, and for an output that has no bytes under it.
+    """
+    stream = output.raw() if isinstance(output, (Stdout, File, Pipe, Paged)) else None
+    if stream is None:
+        raise CommandError("this output takes no binary data")
+    if stream.isatty():
+        raise CommandError("standard output is a terminal: redirect it to a file or a pipe")
+    stream.flush()
+    found: IO[bytes] | None = getattr(stream, "buffer", None)
+    if found is None:
+        raise CommandError("this output takes no binary data")
+    return found
+
+
 class Stdout:
     """Standard output, never closed. ``close`` flushes and returns 0."""
 
@@ -50,6 +67,10 @@ class Stdout:
         self._guarded(lambda: self._stream.write(text))
         if self._stream.isatty():
             self.flush()
+
+    def raw(self) -> IO[str]:
+        """The stream itself."""
+        return self._stream
 
     def flush(self) -> None:
         """Write out what is buffered."""
@@ -86,6 +107,10 @@ class File:
     def write(self, text: str) -> None:
         """Write, buffered."""
         self._guarded(lambda: self._stream.write(text))
+
+    def raw(self) -> IO[str]:
+        """The stream itself."""
+        return self._stream
 
     def flush(self) -> None:
         """Write out what is buffered."""
@@ -125,6 +150,11 @@ class Pipe:
             self._process.stdin.flush()
         except BrokenPipeError:
             raise OutputClosed from None
+
+    def raw(self) -> IO[str]:
+        """The stream itself."""
+        assert self._process.stdin is not None
+        return self._process.stdin
 
     def flush(self) -> None:
         """Nothing is held back."""
@@ -170,6 +200,10 @@ class Paged:
         self._lines += text.count("\n")
         if self._lines > self._limit or monotonic() - self._since > 1:
             self._start(self._pager)
+
+    def raw(self) -> IO[str]:
+        """Standard output, not the pager."""
+        return sys.stdout
 
     def flush(self) -> None:
         """What is held back stays so."""
