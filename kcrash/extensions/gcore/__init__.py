@@ -126,6 +126,8 @@ def gcore(context: Context, args: Arguments) -> Iterator[Item]:
         try:
             yield from _one(context, args, task)
         except KcrashError as error:
+            if args.o == "-":
+                raise  # a message among the bytes would spoil them
             yield Fault.of(error, pid=task.tgid)
 
 
@@ -175,14 +177,14 @@ def _write(context: Context, core: Core, path: Path | None, tell: bool) -> None:
     what = f"core of {core.report.pid}"
     if tell:
         context.note(f"{what}: {len(core.process.threads)} threads, {len(core.segments)} mappings")
-    with _sink(path) as sink, context.progress(what, core.pages) as bar:
+    with _sink(context, path) as sink, context.progress(what, core.pages) as bar:
         core.write(sink, bar.advance)
 
 
-def _sink(path: Path | None) -> FileSink | StreamSink:
-    from kcrash.extensions.gcore.sink import open_sink, open_stdout
+def _sink(context: Context, path: Path | None) -> FileSink | StreamSink:
+    from kcrash.extensions.gcore.sink import StreamSink, open_sink
 
-    return open_stdout() if path is None else open_sink(path)
+    return StreamSink(context.binary(), "standard output") if path is None else open_sink(path)
 
 
 def _is_folder(text: str) -> bool:

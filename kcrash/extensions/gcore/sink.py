@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol
@@ -128,14 +127,6 @@ class StreamSink:
 
 def _failure(where: object, error: OSError) -> CommandError:
     return CommandError(f"{where}: {error.strerror or error}")
-
-
-def open_stdout() -> StreamSink:
-    """Standard output; refused if it is a terminal."""
-    if sys.stdout.isatty():
-        raise CommandError("standard output is a terminal: send the core to a pipe or a file")
-    sys.stdout.flush()
-    return StreamSink(sys.stdout.buffer, "standard output")
 
 
 def open_sink(path: Path) -> FileSink | StreamSink:

@@ -1,0 +1,131 @@
+"""What debuggers make of the cores: gdb, readelf, elfutils."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.extensions.gcore.conftest import Case
+from tests.lab.truth import Entry
+
+
+def _run(*command: str) -> str:
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"PEER MISSING: {command[0]} is not installed")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return done.stdout + done.stderr
+
+
+def _gdb(case: Case, core: Path, *commands: str) -> str:
+    settings = ("set sysroot " + str(case.dumps.sysroot), "set debuginfod enabled off", "set width 0")
+    words = ["gdb", "-nx", "-batch"]
+    for line in settings:
+        words += ["-iex", line]
+    words += [str(case.dumps.workload), str(core)]
+    for line in commands:
+        words += ["-ex", line]
+    return _run(*words)
+
+
+def _stacks(text: str) -> dict[int, list[str]]:
+    """LWP -> names of its frames, innermost first."""
+    found: dict[int, list[str]] = {}
+    for part in re.split(r"^Thread \d+ ", text, flags=re.MULTILINE)[1:]:
+        lwp = re.search(r"LWP (\d+)", part)
+        assert lwp is not None
+        frames = re.findall(
+            r"^#\d+ +(?:0x[0-9a-f]+ in )?(<signal handler called>|[^ (]+)", part, re.MULTILINE
+        )
+        found[int(lwp[1])] = ["<signal>" if name.startswith("<signal") else name for name in frames]
+    return found
+
+
+def test_gdb_walks_every_threads_stack(case: Case) -> None:
+    truth = case.dumps.truth
+    text = _gdb(case, case.worker.path, "thread apply all bt")
+    stacks = _stacks(text)
+    for thread in truth.threads:
+        if thread.pid != truth.worker:
+            continue
+        names = stacks[thread.tid]
+        at = names.index(thread.frames[0])
+        assert tuple(names[at : at + len(thread.frames)]) == thread.frames, thread.name
+        assert at == 0 or thread.entry == Entry.LIBC
+    assert "warning: core file may not match" not in text
+    assert "corrupt" not in text
+
+
+def test_gdb_reads_thread_locals(case: Case) -> None:
+    truth = case.dumps.truth
+    text = _gdb(
+        case, case.worker.path, "thread apply all -q -s p/x tls_marker", "thread apply all -q p $_thread"
+    )
+    core = case.worker
+    threads = [t for t in truth.threads if t.pid == truth.worker]
+    values = {int(value, 16) for value in re.findall(r"= (0x[0-9a-f]+)", text)}
+    assert values >= {thread.tls_value for thread in threads}
+    for thread in threads:
+        assert int.from_bytes(core.memory(thread.tls_address, 8), "little") == thread.tls_value
+
+
+def test_gdb_reads_vectors(case: Case) -> None:
+    truth = case.dumps.truth
+    text = _gdb(case, case.worker.path, "p/x $ymm3.v2_int128", "p $st0", "p/x $mxcsr")
+    thread = next(t for t in truth.threads if t.tid == truth.worker)
+    assert thread.vector is not None
+    data = thread.vector.ymm(3)
+    halves = [int.from_bytes(data[i : i + 16], "little") for i in (0, 16)]
+    shown = re.findall(r"0x[0-9a-f]+", text.split("$1 = ")[1].split("\n")[0])
+    assert [int(value, 16) for value in shown] == halves[
+        : thread.vector.width // 16
+    ] or thread.vector.width == 16
+
+
+def test_gdb_reads_auxv_and_mappings(case: Case) -> None:
+    truth = case.dumps.truth
+    text = _gdb(case, case.worker.path, "info auxv", "info proc mappings")
+    assert "AT_SYSINFO_EHDR" in text
+    assert '"/bin/workload"' in text
+    for start, end, offset, name in case.worker.files():
+        assert re.search(
+            rf"{start:#x} +{end:#x} +{end - start:#x} +{offset * 4096:#x} .*{re.escape(name)}", text
+        )
+    assert truth.worker
+
+
+def test_gdb_reads_memory(case: Case) -> None:
+    area = case.dumps.truth.area("swap-mix")
+    text = _gdb(case, case.worker.path, f"x/2gx {area.start:#x}")
+    words = [int.from_bytes(area.content[i : i + 8], "little") for i in (0, 8)]
+    assert f"{words[0]:#018x}\t{words[1]:#018x}" in text
+
+
+def test_gdb_opens_a_32_bit_core(case: Case) -> None:
+    truth = case.dumps.truth
+    thread = next((t for t in truth.threads if t.entry == Entry.INT80), None)
+    if thread is None:
+        pytest.skip("the workload has no 32-bit process")
+    path = case.folder / "compat.core"
+    status, text = case.run(f"gcore -o {path} {thread.pid}")
+    assert status == 0, text
+    program = case.dumps.sysroot / "bin" / "compat32"
+    text = _run("gdb", "-nx", "-batch", "-ex", "info registers", "-ex", "bt", str(program), str(path))
+    names = {"rbx": "ebx", "rcx": "ecx", "rdx": "edx", "rsi": "esi", "rdi": "edi", "rbp": "ebp", "rip": "eip"}
+    for wide, narrow in names.items():
+        assert re.search(rf"^{narrow} +{thread.registers[wide]:#x} ", text, re.MULTILINE), (narrow, text)
+    assert re.search(r"^#0 .*\bparked\b", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "command", [("readelf", "-nlW"), ("eu-readelf", "-nl")], ids=["binutils", "elfutils"]
+)
+def test_readelf_parses_it(one: Case, command: tuple[str, str]) -> None:
+    text = _run(*command, str(one.worker.path))
+    for kind in ("PRSTATUS", "PRPSINFO", "SIGINFO", "AUXV", "FILE", "X86_XSTATE"):
+        assert kind in text
+    assert text.count("X86_XSTATE") >= 15
+    assert not re.search(r"error|corrupt|warning: note", text, re.IGNORECASE)
