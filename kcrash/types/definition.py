@@ -44,8 +44,8 @@ class Line:
 
 
 def definition(type_: Type) -> list[Line]:
-    """The lines of ``ptype`` for a type; typedefs and what they stand for are looked through."""
-    return list(_bounded(_expanded(type_.underlying, "", 1, 0, None)))
+    """The lines of ``ptype`` for a type; typedefs that it starts with are looked through."""
+    return list(_bounded(_expanded(_without_typedef(type_), "", 1, 0, None)))
 
 
 def _bounded(lines: Iterator[Line]) -> Iterator[Line]:
@@ -84,6 +84,24 @@ def _base(type_: Type) -> Type:
     return type_
 
 
+def _without_typedef(type_: Type, depth: int = 0) -> Type:
+    """The type with the typedefs that its declaration starts with looked through."""
+    if depth > MAX_LEVEL:
+        return type_
+    if isinstance(type_, TypedefType):
+        return _without_typedef(type_.target, depth + 1)
+    if isinstance(type_, PointerType):
+        return PointerType(_without_typedef(type_.target, depth + 1), type_.size)
+    if isinstance(type_, ArrayType):
+        return ArrayType(_without_typedef(type_.target, depth + 1), type_.count)
+    if isinstance(type_, QualifiedType):
+        return QualifiedType(type_.qualifier, _without_typedef(type_.target, depth + 1))
+    if isinstance(type_, FunctionType):
+        result = _without_typedef(type_.target, depth + 1)
+        return FunctionType(result, type_.parameters, variadic=type_.variadic)
+    return type_
+
+
 def _is_shown(base: Type, show: int) -> bool:
     return show > 0 or (show == 0 and not base.name)
 
@@ -113,17 +131,21 @@ def typedef_lines(typedef: TypedefType) -> list[str]:
     """A typedef as crash's ``whatis`` shows it, with what it stands for written out.
 
     crash puts the typedef's name behind gdb's text for the type, where it is not C (``typedef
-    void (*)(struct work_struct *) work_func_t;``), and leaves it out behind a declarator
-    that follows a closing brace.
+    void (*)(struct work_struct *) work_func_t;``), and leaves it out where that text starts
+    with the constants of an enum or, for an enum itself, if that has a name.
     """
+    plain = typedef.underlying
+    if isinstance(plain, EnumType):
+        lines = enum_lines(plain)
+        end = "};" if plain.name else f"}} {typedef.name};"
+        return [f"typedef {lines[0]}", *lines[1:-1], end]
     lines = [str(line) for line in definition(typedef)]
-    lines[0] = f"typedef {lines[0]}"
-    if "}" not in lines[-1] or lines[-1].endswith("}"):
-        lines[-1] = f"{lines[-1]} {typedef.name};"
-    return lines
+    of_enum = isinstance(_base(_without_typedef(typedef)), EnumType)
+    lines[-1] += "" if of_enum else f" {typedef.name};"
+    return [f"typedef {lines[0]}", *lines[1:]]
 
 
 def enum_lines(enum: EnumType) -> list[str]:
     """An enum as crash's ``whatis`` lists it, a constant a line."""
     body = [f"  {name} = {number}" for name, number in enum.enumerators.items()]
-    return [f"enum {enum.name or '{...}'} {{", *body, "};"]
+    return [f"enum {enum.name} {{" if enum.name else "enum {", *body, "};"]
