@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kcrash.commands._tasks import find_tasks, header_item, task_data
@@ -54,8 +53,16 @@ task that was on a CPU).""",
     refresh=True,
 )
 def foreach(context: Context, args: Arguments) -> Iterator[Item]:
+    words = split_words(args.line)
+    if "--json" in words:  # of the whole line, wherever it stands
+        words.remove(Word("--json"))
+        args.json = True
+    return _foreach(context, words)
+
+
+def _foreach(context: Context, line: list[Word]) -> Iterator[Item]:
     table = task_table(context.session)
-    chosen, words = _parse(context.session, table, split_words(args.line))
+    chosen, words = _parse(context.session, table, line)
     yield from (Fault.of(error) for error in table.errors)
     tasks = [task for task in table.sorted() if chosen.has(task)]
     if words[0] == "ps":
@@ -67,13 +74,13 @@ def foreach(context: Context, args: Arguments) -> Iterator[Item]:
 # -- which tasks
 
 
-@dataclass(slots=True)
 class Choice:
     """Tasks by address (``named``; all if nothing was named), and conditions that all must hold."""
 
-    named: set[int] | None = None
-    conditions: list[Callable[[Task], bool]] = field(default_factory=list)
-    state: str = ""
+    def __init__(self) -> None:
+        self.named: set[int] | None = None
+        self.conditions: list[Callable[[Task], bool]] = []
+        self.state = ""
 
     def add(self, tasks: Sequence[Task]) -> None:
         """These tasks are meant too."""

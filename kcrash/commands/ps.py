@@ -48,8 +48,6 @@ _FIRST = (
     Column("ppid", "PPID", 7, ">"),
     Column("cpu", "CPU", 3, ">"),
 )
-_TASK = Column.address("task", "TASK", gap="  ")
-_STACK = Column.address("kstackp", "KSTACKP", gap="  ", absent="--")
 _NAME = (
     Column("", "COMM", gap="  "),
     Column("comm", text=False),
@@ -61,15 +59,23 @@ _MEMORY = (
     Column("vsz", "VSZ", 8, ">"),
     Column("rss", "RSS", 8, ">"),
 )
-TASK_COLUMNS = (*_FIRST, _TASK, *_MEMORY, *_NAME)
-STACK_COLUMNS = (*_FIRST, _STACK, *_MEMORY, *_NAME)
-POLICY_COLUMNS = (
-    *_FIRST,
-    _TASK,
+_POLICY = (
     Column("policy", "POLICY", 8, gap="  "),
     Column("prio", "PRIO", 4, ">"),
-    *_NAME,
 )
+
+
+def task_listing(rows: Iterable[Row | Fault], digits: int, header: bool, form: str = "") -> Table:
+    """The table of tasks. ``digits``: of an address; ``form``: "s" for stack pointers, "Y" for policies."""
+    key, title = ("kstackp", "KSTACKP") if form == "s" else ("task", "TASK")
+    middle, end = (_POLICY, "POLICY    PRIO  COMM") if form == "Y" else (_MEMORY, _MEMORY_TITLES)
+    where = Column.address(key, title, digits, gap="  ", absent="--")
+    # crash puts CPU half beside its column
+    heading = f"      PID    PPID  CPU {f'{title:^{digits}}'}  {end}"
+    return Table((*_FIRST, where, *middle, *_NAME), rows, kind="task", heading=heading, header=header)
+
+
+_MEMORY_TITLES = "ST  %MEM      VSZ      RSS  COMM"
 
 
 class Selection(NamedTuple):
@@ -257,13 +263,12 @@ def _form(args: Arguments) -> Form:
 
 def _status(context: Context, args: Arguments, tasks: list[Task]) -> Iterator[Item]:
     rows = _Rows(context, args.s)
-    columns = STACK_COLUMNS if args.s else TASK_COLUMNS
-    yield Table(columns, (rows(task) for task in tasks), kind="task", header=not args.H)
+    yield task_listing(map(rows, tasks), rows.digits, not args.H, "s" if args.s else "")
 
 
 def _policies(context: Context, args: Arguments, tasks: list[Task]) -> Iterator[Item]:
     rows = _Rows(context)
-    yield Table(POLICY_COLUMNS, (rows.policy(task) for task in tasks), kind="task", header=not args.H)
+    yield task_listing(map(rows.policy, tasks), rows.digits, not args.H, "Y")
 
 
 class _Rows:
@@ -273,6 +278,7 @@ class _Rows:
         self.session = context.session
         self.table = task_table(self.session)
         self.stack = stack
+        self.digits = 2 * self.session.arch.word_bytes
         self.kilobytes = self.session.arch.page_size // 1024
         self.total = _present_pages(self.session)
         self.letters = process.states(self.session).letters

@@ -22,6 +22,7 @@ from kcrash.commands.settings import all_settings, is_variable, settings_items
 from kcrash.errors import CommandError, UsageError
 from kcrash.linux import process
 from kcrash.linux.cpus import present_cpus
+from kcrash.linux.system import panic_cause
 from kcrash.linux.tasks import Task, default_task, panic_task, task_table, thread_info
 from kcrash.output import Address
 from kcrash.output.clean import clean_cell
@@ -136,5 +137,5 @@ def context_item(session: Session, task: Task) -> Item:
 def _role(session: Session, task: Task) -> str:
     found = panic_task(session)
     if found is not None and found.address == task.address:
-        return "PANIC"
+        return "SYSRQ" if panic_cause(session).sysrq else "PANIC"
     return "ACTIVE" if task.address in task_table(session).active else ""

@@ -22,6 +22,7 @@ from kcrash.errors import CommandError, KcrashError, UsageError
 from kcrash.linux import system, time
 from kcrash.linux.cpus import online_cpus, present_cpus
 from kcrash.linux.tasks import task_table
+from kcrash.output.clean import clean_cell
 from kcrash.output.items import Row
 
 if TYPE_CHECKING:
@@ -180,9 +181,9 @@ def size_text(size: int) -> str:
 
 
 def _panic(session: Session, data: dict[str, object]) -> str:
-    message = system.panic_message(session)
-    data["panic"] = message
-    return f'"{message}"'
+    cause = system.panic_cause(session)
+    data["panic"] = cause.message
+    return f'"{clean_cell(cause.message)}"{" (check log for details)" if cause.mark == "Oops: " else ""}'
 
 
 FIELDS: tuple[tuple[str, Field], ...] = (
@@ -257,7 +258,7 @@ def _call_rows(session: Session, calls: list[system.SystemCall]) -> Iterator[Row
         text = ""
         if where:
             inside = folder and where.file.startswith(folder)
-            text = f"{f'../{where.file[len(folder):]}' if inside else where.file}: {where.line}"
+            text = f"{f'../{where.file[len(folder) :]}' if inside else where.file}: {where.line}"
         yield (call.number, call.name, text, *(where or (None, None)))
 
 

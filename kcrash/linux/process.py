@@ -7,7 +7,6 @@ once; what depends on a whole process (its mm) is worked out once a process.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -102,7 +101,9 @@ def _read_states(session: Session) -> States:
     user-space") in v3.14; commit 8ef9925b02c2 ("sched/debug: Add explicit TASK_PARKED printing")
     in v4.14 gave TASK_PARKED the bit of TASK_DEAD and moved those above it up by one.
     """
-    named = {text: 1 << place >> 1 for place, text in enumerate(_state_array(session))}
+    named: dict[str, int] = {}
+    for place, text in enumerate(_state_array(session)):
+        named.setdefault(text, 1 << place >> 1)  # "X (dead)" is EXIT_DEAD, "x (dead)" behind it TASK_DEAD
     dead, zombie = named.get("dead", 0x10), named.get("zombie", 0x20)
     if not named or named.get("parked") == 0x40:
         return States(dead, zombie, 0x80, 0x40, 0x100, 0x200)
@@ -299,8 +300,7 @@ def rlimits(session: Session, task: Task) -> list[Rlimit]:
 # -- times
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
+class Times(NamedTuple):
     """``start``: nanoseconds since boot; ``raw_start``, ``utime``, ``stime``: as the kernel holds them."""
 
     start: int

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from kcrash.dump.base import Utsname
 from kcrash.errors import CommandError, CorruptData, KcrashError, MemoryFault, MissingSymbol
-from kcrash.linux.printk import log_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -242,25 +242,61 @@ def livepatch_transition(session: Session) -> bool:
 
 # -- why it died
 
-PANIC_MESSAGES = (
-    ("general protection fault: ", "double fault: ", "divide error: ", "stack segment: "),
+PANIC_MARKS = (
+    ("SysRq : Netdump", "SysRq : Trigger a crash", "SysRq : Crash"),
     ("Kernel panic: ",),
-    ("Oops: ", "kernel BUG at"),
-    ("SysRq : Netdump", "SysRq : Trigger a crashdump", "SysRq : Crash"),
     ("Kernel panic - ",),
+    ("Kernel BUG at",),
+    ("kernel BUG at",),
+    ("general protection fault: ",),
+    ("double fault: ",),
+    ("divide error: ",),
+    ("stack segment: ",),
+    ("[Hardware Error]: ",),
+    ("Oops: ",),
+    ("Internal error: Oops", "Bad mode in", "Unable to handle kernel"),
 )
-"""What a line of the log that tells of the end contains; an earlier group tells more, as crash ranks them."""
+"""What a line of the log that tells of the end contains. An earlier group wins over a later one, in a
+group the line that came first: so crash ranks them (seen by giving it logs that hold several)."""
 
 
-def panic_message(session: Session) -> str:
-    """The line of the log that says why the kernel died, "" if none does."""
+class PanicCause(NamedTuple):
+    """``message``: the line of the log that says why the kernel died; ``mark``: by what; "" if none does."""
+
+    message: str
+    mark: str
+
+    @property
+    def sysrq(self) -> bool:
+        """Whether somebody asked for the crash, as kernels told it that logged "SysRq : Trigger a crash"."""
+        return self.mark in PANIC_MARKS[0]
+
+
+def panic_cause(session: Session) -> PanicCause:
+    """Why the kernel died, by its log."""
+    return session.memo("panic cause", lambda: _panic_cause(session))
+
+
+def _panic_cause(session: Session) -> PanicCause:
+    lines = _log_lines(session)
+    for group in PANIC_MARKS:
+        for line in lines:
+            mark = next((mark for mark in group if mark in line), None)
+            if mark is not None:
+                return PanicCause(line, mark)
+    return PanicCause("", "")
+
+
+def _log_lines(session: Session) -> list[str]:
+    """The lines that have any of the marks; what cannot be read is no line."""
+    from kcrash.linux.printk import log_records
+
+    search = re.compile("|".join(re.escape(mark) for group in PANIC_MARKS for mark in group).encode()).search
+    found = []
     try:
-        lines = [line for record in log_records(session) for line in record.text.split(b"\n")]
+        for record in log_records(session):
+            if search(record.text):
+                found += [line.decode("utf-8", "replace") for line in record.text.split(b"\n")]
     except KcrashError:
-        return ""
-    texts = [line.decode("utf-8", "replace").strip() for line in lines]
-    for group in PANIC_MESSAGES:
-        for text in texts:
-            if any(mark in text for mark in group):
-                return text
-    return ""
+        pass  # what was read of the log stands
+    return found

@@ -188,7 +188,7 @@ def _walk_processes(session: Session) -> Iterator[Task | KcrashError]:
     leader = init
     while True:
         try:
-            leader = word(leader + tasks) - tasks
+            leader = word(leader + tasks & session.word_mask) - tasks & session.word_mask
         except MemoryFault as fault:
             yield fault
             return
@@ -212,7 +212,7 @@ def _walk_threads(session: Session, leader: int, seen: set[int]) -> Iterator[Tas
     try:
         node = word(node)
         while node != end:
-            address = node - offset
+            address = node - offset & session.word_mask
             if address != leader:
                 if address in seen or len(seen) > MAX_TASKS or not node:
                     yield CorruptData(f"the list of threads of task {leader:x} loops at {address:x}")
