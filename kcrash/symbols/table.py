@@ -135,22 +135,27 @@ class ElfSymbols:
             wanted = set(offsets)
             yield from (i for i, offset in enumerate(self._name_offsets()) if offset in wanted)
             return
-        table, size = self._table, self._record.size
+        column = self._name_column
         for offset in offsets:
             needle = self._name_pack(offset)
-            at = table.find(needle)
+            at = column.find(needle)
             while at >= 0:
-                if at % size == 0:
-                    yield at // size
-                at = table.find(needle, at + 1)
+                if at % 4 == 0:
+                    yield at // 4
+                at = column.find(needle, at + 1)
+
+    @cached_property
+    def _name_column(self) -> bytes:
+        """st_name of every record, side by side: a sixth of the table to search."""
+        size = self._record.size
+        return array("I", self._table[: len(self._table) // size * size])[:: size // 4].tobytes()
 
     def _name_offsets(self) -> list[int]:
         """st_name of every record."""
-        size = self._record.size
-        words = array("I", self._table[: len(self._table) // size * size])
+        words = array("I", self._name_column)
         if self.elf.byte_order != sys.byteorder:
             words.byteswap()
-        return words[:: size // 4].tolist()
+        return words.tolist()
 
     def _decode(self, number: int, name: str) -> Symbol | None:
         fields = self._record.unpack_from(self._table, number * self._record.size)
