@@ -33,12 +33,10 @@ _PLACES = (_Place(1, 23), _Place(0, 24), _Place(1, 29), _Place(0, 30), _Place(2,
 
 
 class Zspage(NamedTuple):
-    """A zspage: ``class_`` is the index of its size class; ``huge``: one object that fills a page."""
+    """A zspage: ``class_`` is the index of its size class."""
 
     address: int
     class_: int
-    huge: bool
-    pool: int
 
 
 class Objects:
@@ -62,7 +60,6 @@ class Objects:
         for place in places:
             found = self._try(place, word, handle, size)
             if found is not None:
-                self._place = place
                 return found
         raise CorruptData(f"zsmalloc: no object behind handle {handle:x}")
 
@@ -74,13 +71,20 @@ class Objects:
             zspage = self._zspage_of(page)
             if zspage is None:
                 return None
-            data = self._object(zspage, page, pfn, index, size)
+            if self._head(page) == handle & ~3:
+                return self.session.physical.read(pfn * self.session.arch.page_size, size)
+            data = self._object(zspage, page, pfn, index, size + HANDLE_SIZE)
         except KcrashError:
             return None
-        if zspage.huge:
-            return data[:size]
-        head = int.from_bytes(data[:HANDLE_SIZE], "little") & ~3
-        return data[HANDLE_SIZE:] if head == handle & ~3 else None
+        if int.from_bytes(data[:HANDLE_SIZE], "little") & ~3 != handle & ~3:
+            return None
+        self._place = place  # an object with a page of its own would not have proven the index
+        return data[HANDLE_SIZE:]
+
+    def _head(self, page: int) -> int:
+        """The handle of an object that has a page of its own (a "huge" one), instead of a next page."""
+        member = self.types.first_member(self.page, ("handle", "index", "__folio_index")) or "flags"
+        return self.session.memory.word(page + self.types.offset(self.page, member)) & ~3
 
     def _zspage_of(self, page: int) -> Zspage | None:
         member = "zspage" if self.page == "struct zpdesc" else "private"
@@ -88,21 +92,17 @@ class Objects:
         value = self.session.value(self.zspage, address)
         if int(value.member_("magic")) != MAGIC:
             return None
-        huge = bool(value.member_("huge")) if value.has_("huge") else False
-        pool = int(value.pool) if value.has_("pool") else self.pool
-        return Zspage(address, int(value.member_("class")), huge, pool)
+        return Zspage(address, int(value.member_("class")))
 
     def _object(self, zspage: Zspage, page: int, pfn: int, index: int, size: int) -> bytes:
+        """The first ``size`` bytes of an object, which may go on in the zspage's next page."""
         page_size = self.session.arch.page_size
-        class_size = self._class_size(zspage.class_)
-        huge = zspage.huge or class_size == page_size
-        wanted = size if huge else size + HANDLE_SIZE
-        offset = class_size * index % page_size
-        here = min(wanted, page_size - offset)
+        offset = self._class_size(zspage.class_) * index % page_size
+        here = min(size, page_size - offset)
         data = self.session.physical.read(pfn * page_size + offset, here)
-        if here < wanted:
-            data += self.session.physical.read(self._next_pfn(zspage, page) * page_size, wanted - here)
-        return data if not huge or zspage.huge else bytes(HANDLE_SIZE) + data
+        if here < size:
+            data += self.session.physical.read(self._next_pfn(zspage, page) * page_size, size - here)
+        return data
 
     def _class_size(self, number: int) -> int:
         if number not in self._sizes:
