@@ -51,13 +51,12 @@ class Objects:
         own = self.types.has("struct zspage", "first_zpdesc")
         self.page = "struct zpdesc" if own else "struct page"
         self._sizes: dict[int, int] = {}
-        self._place: _Place | None = None
+        self._place = _PLACES[0]
 
     def read(self, handle: int, size: int) -> bytes:
         """The first ``size`` bytes of the object with that handle. Raises KcrashError."""
         word = self.session.memory.word(handle)
-        places = (self._place,) if self._place else _PLACES
-        for place in places:
+        for place in (self._place, *_PLACES):  # the last one that fitted, which may have been by chance
             found = self._try(place, word, handle, size)
             if found is not None:
                 return found
@@ -78,7 +77,7 @@ class Objects:
             return None
         if int.from_bytes(data[:HANDLE_SIZE], "little") & ~3 != handle & ~3:
             return None
-        self._place = place  # an object with a page of its own would not have proven the index
+        self._place = place
         return data[HANDLE_SIZE:]
 
     def _head(self, page: int) -> int:
