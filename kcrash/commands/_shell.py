@@ -187,7 +187,7 @@ class Shell:
         renderer = self._renderer(args.json)
         for item in items:
             self.context.command = command.name
-            renderer.render(item, command.name)
+            renderer.render(item, self.context.inner or command.name)
         return 1 if renderer.faults else 0
 
     def _find(self, text: str, literal: bool) -> tuple[Command, str]:

@@ -198,6 +198,8 @@ class Context:
         self.minimal = minimal
         self.extensions = Extensions(registry)
         self.command = ""
+        #: Whose items they are that a command like `foreach` passes on, "" for its own.
+        self.inner = ""
         self._run = run
         self._binary: Callable[[], IO[bytes]] | None = None
 

@@ -65,10 +65,14 @@ def _foreach(context: Context, line: list[Word]) -> Iterator[Item]:
     chosen, words = _parse(context.session, table, line)
     yield from (Fault.of(error) for error in table.errors)
     tasks = [task for task in table.sorted() if chosen.has(task)]
-    if words[0] == "ps":
-        yield from _ps(context, words[1:], tasks)
-    else:
-        yield from _each(context, words, tasks)
+    try:
+        context.inner = words[0]
+        if words[0] == "ps":
+            yield from _ps(context, words[1:], tasks)
+        else:
+            yield from _each(context, words, tasks)
+    finally:
+        context.inner = ""
 
 
 # -- which tasks

@@ -84,11 +84,13 @@ def test_a_task_that_fails_does_not_end_it(kernel: TaskKernel) -> None:
     kernel.set("struct task_struct", kernel.tasks["init"], mm=0x1000)
     found = run(kernel, "foreach user ps", status=1)
     assert len(found) == 5
+    assert found[1].startswith("ps: kernel address")
 
 
 def test_json_names_the_task(kernel: TaskKernel) -> None:
     found = data(kernel, "foreach 1 100 task -R prio")
     assert [row["pid"] for row in found] == [1, 1, 100, 100]
+    assert {row["command"] for row in found} == {"task"}
 
 
 def test_words_of_another_command_are_names_behind_a_backslash(kernel: TaskKernel) -> None:

@@ -44,6 +44,7 @@ def test_cpus(kernel: TaskKernel) -> None:
 
 
 def test_the_task_that_panicked(kernel: TaskKernel) -> None:
+    assert run(kernel, "set -p", status=1) == ["set: no panic task found!"]
     kernel.symbol("crashing_cpu", kernel.memory.add(struct.pack("<I", 0)))
     kernel.context = None
     assert run(kernel, "set -p")[-1] == "STATE: TASK_RUNNING (PANIC)"

@@ -1,4 +1,7 @@
-"""``set``: the context task, and the variables of the shell."""
+"""``set``: the context task, and the variables of the shell.
+
+Not in set.py: a submodule of that name would hide the built-in ``set`` from kcrash.commands itself.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from kcrash.errors import CommandError, UsageError
 from kcrash.linux import process
 from kcrash.linux.cpus import present_cpus
 from kcrash.linux.system import panic_cause
-from kcrash.linux.tasks import Task, default_task, panic_task, task_table, thread_info
+from kcrash.linux.tasks import Task, panic_task, task_table, thread_info
 from kcrash.output import Address
 from kcrash.output.clean import clean_cell
 
@@ -78,7 +81,10 @@ def _change(context: Context, args: Arguments) -> Iterator[Item]:
     if args.c is not None:
         session.context = _on_cpu(session, args.c)
     elif args.p:
-        session.context = panic_task(session) or default_task(session)
+        found = panic_task(session)
+        if found is None:
+            raise CommandError("no panic task found!")
+        session.context = found
     elif args.words:
         if len(args.words) > 1:
             raise UsageError(f"too many arguments: {args.words[1]}")
