@@ -297,6 +297,21 @@ def user_mode(registers: Mapping[str, int]) -> bool:
     return registers.get("cs", 0) & 3 == 3
 
 
+# Bits of RFLAGS that are always 0, and the one that is always 1 (Intel SDM volume 1, 3.4.3).
+RFLAGS_ZERO, RFLAGS_ONE = 0xFFFFFFFFFFC08028, 2
+# CS and SS (arch/x86/include/asm/segment.h): of the kernel, whose SS is 0 behind an interrupt of user
+# space, of 64-bit and of 32-bit programs.
+SEGMENTS = {(0x10, 0x18), (0x10, 0), (0x33, 0x2B), (0x23, 0x2B)}
+
+
+def saved_registers(registers: Mapping[str, int]) -> bool:
+    """True if segments and flags are such as a CPU pushes."""
+    flags = registers["rflags"]
+    if flags & RFLAGS_ZERO or not flags & RFLAGS_ONE:
+        return False
+    return (registers["cs"], registers["ss"]) in SEGMENTS
+
+
 EXCEPTION_STACKS = (("DF", "DOUBLEFAULT"), ("NMI", "NMI"), ("DB", "DEBUG"), ("MCE", "MCE"), ("VC", "VC"))
 
 
@@ -349,7 +364,7 @@ def _irq_stack(kernel: Any, cpu: int) -> list[StackRange]:
 
 
 _BLOCK = (("RIP", "rip", "RSP", "rsp", "RFLAGS", "rflags"), ("RAX", "rax", "RBX", "rbx", "RCX", "rcx"),
-          ("RDX", "rdx", "RSI", "rsi", "RDI", "rdi"), ("RBP", "rbp", "R8", "r8", "R9", "r9"),
+          ("RDX", "rdx", "RSI", "rsi", "RDI", "rdi"), ("RBP", "rbp", " R8", "r8", " R9", "r9"),
           ("R10", "r10", "R11", "r11", "R12", "r12"), ("R13", "r13", "R14", "r14", "R15", "r15"),
           ("ORIG_RAX", "orig_rax", "CS", "cs", "SS", "ss"))  # fmt: skip
 _WIDTHS = {"rflags": 8, "cs": 4, "ss": 4}
@@ -365,7 +380,7 @@ def format_registers(registers: Mapping[str, int | None]) -> list[str]:
                 continue  # registers of a CPU, not of an entry to the kernel
             value, width = registers.get(name), _WIDTHS.get(name, 16)
             text = f"{value:0{width}x}" if value is not None else "(unknown)".rjust(width)
-            cells.append(f"{label:>3}: {text}")
+            cells.append(f"{label}: {text}")
         lines.append("    " + "  ".join(cells))
     return lines
 
@@ -391,6 +406,7 @@ X86_64 = register_arch(
         switched_out=switched_out,
         task_stack_padding=task_stack_padding,
         user_mode=user_mode,
+        saved_registers=saved_registers,
         stacks=stacks,
         format_registers=format_registers,
     )
