@@ -147,5 +147,9 @@ def typedef_lines(typedef: TypedefType) -> list[str]:
 
 def enum_lines(enum: EnumType) -> list[str]:
     """An enum as crash's ``whatis`` lists it, a constant a line."""
-    body = [f"  {name} = {number}" for name, number in enum.enumerators.items()]
+    body = [f"  {name} = {_as_long(number)}" for name, number in enum.enumerators.items()]
     return [f"enum {enum.name} {{" if enum.name else "enum {", *body, "};"]
+
+
+def _as_long(number: int) -> int:
+    return number - (1 << 64) if number >> 63 == 1 else number

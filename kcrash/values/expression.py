@@ -12,11 +12,12 @@ import operator
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from kcrash.errors import ExpressionError, FaultReason, KcrashError, MemoryFault, MissingMember, MissingSymbol
 from kcrash.memory.space import AddressSpace
 from kcrash.symbols.table import Symbols
+from kcrash.types.exact import ExactTypes
 from kcrash.types.model import (
     VOID,
     ArrayType,
@@ -31,6 +32,7 @@ from kcrash.types.model import (
 )
 from kcrash.types.namespace import Types
 from kcrash.types.parse import TypeParser
+from kcrash.values.unknown import DATA, TEXT, UnknownType
 from kcrash.values.value import Value, computed
 
 MAX_DEPTH = 100  # of nested parentheses and operators
@@ -39,17 +41,6 @@ MAX_HISTORY = 100_000
 MAX_REPEAT = 1 << 24  # elements that @ may make
 
 Node = Callable[["Scope"], Value]
-
-
-class UnknownType(Type):
-    """What a symbol is that no debuginfo describes; gdb's words for it."""
-
-    __slots__ = ()
-    kind = "unknown"
-
-
-TEXT = UnknownType("<text variable, no debug info>")
-DATA = UnknownType("<data variable, no debug info>")
 
 
 class Scope:
@@ -170,6 +161,36 @@ class Scope:
         if isinstance(plain, CompoundType) and not plain.complete and plain.name:
             return self.types.find(plain.kind, plain.name) or type_
         return type_
+
+
+class Source(Protocol):
+    """What a scope takes from a session."""
+
+    memory: AddressSpace
+    types: Types
+    symbols: Symbols
+
+    def memo(self, key: Any, make: Callable[[], Any]) -> Any:
+        """See Session.memo."""
+
+    def per_cpu_address(self, name: str, cpu: int) -> int | None:
+        """See Session.per_cpu_address."""
+
+
+def scope_of(session: Source, memory: AddressSpace | None = None) -> Scope:
+    """The scope of a session: its names, with types as exact as debuginfo has them, and its history.
+
+    ``memory``: read instead of kernel memory.
+    """
+    history = session.memo("value history", list)
+    sources = tuple(id(source) for source in session.types.sources)
+    types = session.memo(("exact types", sources), lambda: ExactTypes(session.types))
+    return Scope(memory or session.memory, types, session.symbols, history, session.per_cpu_address)
+
+
+def evaluate(session: Source, text: str) -> Value:
+    """The value of an expression in a session. Raises ExpressionError, MemoryFault."""
+    return scope_of(session).evaluate(text)
 
 
 class _Zeroes(AddressSpace):

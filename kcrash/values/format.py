@@ -7,7 +7,6 @@ valprint.c, c-valprint.c and cp-valprint.c; crash never compresses repeats.
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from kcrash.types.model import (
     TypedefType,
     VoidType,
 )
+from kcrash.values.unknown import TEXT, UnknownType
 from kcrash.values.value import Target, Value
 
 # Prints the value at an offset of some bytes; the last argument is the address of the first of the bytes.
@@ -92,12 +92,14 @@ class Formatter:
         """A value. Raises MemoryFault."""
         field = value.bit_field_
         if field is not None:
-            return self._number(field.type, field.bit_size)(int(value.value_()))
+            return self._number(field.type)(int(value.value_()))
         plain = value.type_.underlying
         if isinstance(plain, VoidType):
             return "void"
-        if isinstance(plain, FunctionType):
+        if isinstance(plain, FunctionType) or plain is TEXT:
             return self._function(plain, value.address_ or 0)
+        if isinstance(plain, UnknownType):
+            raise ExpressionError("its type is not known: cast it, as in (int)name or *(struct x *)&name")
         return self.bytes_text(value.type_, read_value(value), value.address_ or 0)
 
     def top(self, value: Value) -> str:
@@ -171,14 +173,14 @@ class Formatter:
 
     # -- numbers
 
-    def _number(self, type_: Type, bits: int = 0) -> Number:
-        """How an integer, character, bool or enum of ``type_`` is shown; ``bits``: of a bit field."""
+    def _number(self, type_: Type) -> Number:
+        """How an integer, character, bool, enum or pointer is shown."""
         plain = type_.underlying
         if isinstance(plain, EnumType):
             return enum_shower(plain)
-        mask = (1 << (bits or plain.size * 8)) - 1
         if isinstance(plain, PointerType):
             return self._pointer(plain)
+        mask = (1 << plain.size * 8) - 1
         if self.style.radix == 16:
             return lambda number: f"{number & mask:#x}"
         if isinstance(plain, IntType) and plain.is_bool:
@@ -206,7 +208,7 @@ class Formatter:
         text = f'"{escape(data)}"{"..." if cut else ""}' if data or failed is None else ""
         return text if failed is None else f"{text}<error: Cannot access memory at address {failed:#x}>"
 
-    def _function(self, plain: FunctionType, address: int) -> str:
+    def _function(self, plain: Type, address: int) -> str:
         return f"{{{type_name(plain)}}} {address:#x}{self.names(address)}"
 
     # -- structs and unions
@@ -239,7 +241,7 @@ class Formatter:
         return prefix, member.offset, self.printer(member.type, recurse, anonymous)
 
     def _compile_bits(self, member: Member) -> Printer:
-        extract, show = bit_field(member, self._order), self._number(member.type, member.bit_size)
+        extract, show = bit_field(member, self._order), self._number(member.type)
         size = (member.bit_offset + member.bit_size + 7) // 8
         return lambda data, base, address: show(extract(data[base : base + size]))
 
@@ -405,21 +407,11 @@ _ESCAPES = {c: _NAMED.get(c) or (chr(c) if 32 <= c < 127 else f"\\{c:03o}") for 
 _IN_STRING = {**_ESCAPES, 34: '\\"'}
 _CHARS = [f"{c} '{_ESCAPES[c]}'" for c in range(256)]
 _CHARS[39] = "39 '\\''"
-# A digit right behind an octal escape is written as one too, else it would belong to it.
-_AMBIGUOUS = re.compile("(?<=[\0-\6\x0e-\x1f\x7f-\xff])[0-9]+")
 
 
 def escape(data: bytes) -> str:
     """Bytes as the inside of a C string literal, as gdb writes one in the C locale."""
-    text = data.decode("latin-1")
-    if not _AMBIGUOUS.search(text):
-        return text.translate(_IN_STRING)
-    out, at = [], 0
-    for match in _AMBIGUOUS.finditer(text):
-        out.append(text[at : match.start()].translate(_IN_STRING))
-        out += [f"\\{ord(digit):03o}" for digit in match.group()]
-        at = match.end()
-    return "".join(out) + text[at:].translate(_IN_STRING)
+    return data.decode("latin-1").translate(_IN_STRING)
 
 
 def enum_shower(enum: EnumType) -> Number:
@@ -448,20 +440,11 @@ def _signed(number: int, bits: int) -> int:
 
 
 def _flags(enum: EnumType) -> list[tuple[str, int]] | None:
-    """The constants of an enum that gdb takes for flags (dwarf2/read.c), else None.
-
-    None may be negative, and each has one bit or several that adjoin and are no other's.
-    """
+    """The constants of an enum that gdb takes for flags: each of one bit, or 0; else None."""
     values = list(enum.enumerators.items())
-    for _name, number in values:
-        if number < 0 or not _adjoining(number):
-            return None
+    if any(number < 0 or number & number - 1 for _name, number in values):
+        return None
     return [(name, number) for name, number in values if number]
-
-
-def _adjoining(number: int) -> bool:
-    """True if the bits of a number form one run."""
-    return number == 0 or (number // (number & -number) + 1) & (number // (number & -number)) == 0
 
 
 def _flags_text(flags: list[tuple[str, int]], number: int) -> str:

@@ -1,0 +1,39 @@
+"""Types for showing: as exact as the debuginfo there is.
+
+BTF is quick and says all that the layout needs, but pahole flattens arrays of
+arrays (``char x[2][4]`` is ``char x[8]``), and ``[]`` and ``[0]`` are the same to it.
+Where a type or its values are shown, DWARF's description comes first if there is any.
+"""
+
+from __future__ import annotations
+
+from kcrash.types.btf import BtfSource
+from kcrash.types.declarations import DeclarationSource
+from kcrash.types.model import EnumType, Type
+from kcrash.types.namespace import Types
+
+
+class ExactTypes(Types):
+    """The same sources as ``types``, DWARF first where looks matter."""
+
+    def __init__(self, types: Types) -> None:
+        super().__init__(types.byte_order, types.pointer_size)
+        self.base = types
+        self.has_btf = any(isinstance(source, BtfSource) for source in types.sources)
+        self.sources = sorted(types.sources, key=lambda s: isinstance(s, BtfSource | DeclarationSource))
+
+    def find(self, kind: str, name: str) -> Type | None:
+        """See Types.find(). What BTF does not have is not looked for in DWARF by kinds that it has all of."""
+        if self.has_btf and kind in ("typedef", "base"):
+            found = self.base.find(kind, name)
+            if found is None or kind == "base":
+                return found
+        return super().find(kind, name)
+
+    def enumerator(self, name: str) -> tuple[EnumType, int] | None:
+        """See Types.enumerator(): they look alike in all sources."""
+        return self.base.enumerator(name)
+
+    def function(self, name: str) -> Type | None:
+        """See Types.function(): they look alike in all sources."""
+        return self.base.function(name)
