@@ -271,7 +271,26 @@ class EnumType(Type):
         return next((name for name, number in self.enumerators.items() if number == value), None)
 
 
-class TypedefType(_Referring):
+class _Alias(_Referring):
+    """Another face of a type: as large, and the same underneath."""
+
+    __slots__ = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the type itself."""
+        return self.target.size
+
+    @size.setter
+    def size(self, value: int) -> None:
+        pass  # follows from the target
+
+    @property
+    def underlying(self) -> Type:
+        return _strip(self)
+
+
+class TypedefType(_Alias):
     """``typedef target name``."""
 
     __slots__ = ()
@@ -280,21 +299,8 @@ class TypedefType(_Referring):
     def __init__(self, name: str, target: Lazy) -> None:
         super().__init__(target, name)
 
-    @property
-    def size(self) -> int:
-        """Bytes of the aliased type."""
-        return self.target.size
 
-    @size.setter
-    def size(self, value: int) -> None:
-        pass
-
-    @property
-    def underlying(self) -> Type:
-        return _strip(self)
-
-
-class QualifiedType(_Referring):
+class QualifiedType(_Alias):
     """``const``, ``volatile`` or ``restrict`` (``qualifier``) target."""
 
     __slots__ = ("qualifier",)
@@ -304,23 +310,10 @@ class QualifiedType(_Referring):
         super().__init__(target)
         self.qualifier = qualifier
 
-    @property
-    def size(self) -> int:
-        """Bytes of the qualified type."""
-        return self.target.size
-
-    @size.setter
-    def size(self, value: int) -> None:
-        pass
-
-    @property
-    def underlying(self) -> Type:
-        return _strip(self)
-
 
 def _strip(current: Type) -> Type:
     for _ in range(64):  # a hostile type section may refer to itself
-        if not isinstance(current, TypedefType | QualifiedType):
+        if not isinstance(current, _Alias):
             return current
         current = current.target
     return VoidType()
