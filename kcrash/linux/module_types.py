@@ -9,6 +9,7 @@ from kcrash.errors import KcrashError
 from kcrash.linux.lists import list_for_each_entry
 from kcrash.types.btf import BtfSource
 from kcrash.types.namespace import Types
+from kcrash.types.source import TypeSource
 
 if TYPE_CHECKING:
     from kcrash.session import Session
@@ -16,21 +17,24 @@ if TYPE_CHECKING:
 MAX_BTF = 1 << 26
 
 
-def module_types(session: Session, *names: str) -> Types:
+def module_types(session: Session, *names: str, instead: TypeSource | None = None) -> Types:
     """The session's types together with those of the modules ``names``, as far as the dump has them.
 
+    ``instead``: asked before the session's sources where a module's types are not in the
+    dump, so that what the kernel cannot have is not searched for in its DWARF.
     Linux commit 36e68442d1af ("bpf: Load and verify kernel module BTFs") in v5.11.
     """
-    return session.memo(("module types", names), lambda: _make(session, names))
+    return session.memo(("module types", names), lambda: _make(session, names, instead))
 
 
-def _make(session: Session, names: tuple[str, ...]) -> Types:
+def _make(session: Session, names: tuple[str, ...], instead: TypeSource | None) -> Types:
     made = Types(session.types.byte_order, session.types.pointer_size)
     for name in names:
         source = _source(session, name)
         if source is not None:
             made.add(source)
-    for known in session.types.sources:
+    own, rest = session.types.sources[:1], session.types.sources[1:]
+    for known in (*own, *([instead] if instead is not None else []), *rest):
         made.add(known)
     return made
 

@@ -145,7 +145,7 @@ class Swap:
         disk = area.bdev.bd_disk
         if not disk.disk_name.string_().startswith(b"zram"):
             return None
-        return Zram(self.session, int(disk.private_data))
+        return Zram(self.session, int(disk.private_data), int(area.max))
 
 
 def swap(session: Session) -> Swap:

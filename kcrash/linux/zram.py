@@ -10,11 +10,13 @@ from kcrash.dump.codecs import LZO, ZSTD, decompressor
 from kcrash.errors import CorruptData, KcrashError, MissingCodec
 from kcrash.linux import lzo_rle
 from kcrash.linux.module_types import module_types
+from kcrash.linux.zram_types import ZramDeclarations
 from kcrash.linux.zsmalloc import Objects
 
 if TYPE_CHECKING:
     from kcrash.session import Session
 
+PROBED = 256  # table entries
 Decompress = Callable[[bytes, int], bytes]
 
 
@@ -23,19 +25,19 @@ class NotInMemory(KcrashError):
 
 
 class Zram:
-    """One zram device; ``address``: of its struct zram. Raises MissingType where nothing tells its layout."""
+    """One zram device; ``address``: of its struct zram; ``pages``: how many it has."""
 
-    def __init__(self, session: Session, address: int) -> None:
+    def __init__(self, session: Session, address: int, pages: int) -> None:
         self.session = session
-        self.types = module_types(session, "zram", "zsmalloc")
+        self.pages = pages
+        self.types = module_types(session, "zram", "zsmalloc", instead=ZramDeclarations())
         self.value = session.value(self.types.type("struct zram"), address)
         self.table = int(self.value.table)
         self.objects = Objects(session, int(self.value.mem_pool))
         self._entry = self.types.reader("struct zram_table_entry", "handle", self._flags_member())
-        self._stride = self.types.size("struct zram_table_entry")
         self._bits = self._flag_bits()
+        self._stride = self._find_stride()
         self._codecs: dict[int, Decompress] = {}
-        self.pages = int(self.value.disksize) // session.arch.page_size
 
     def _flags_member(self) -> str:
         # "value" from v4.8 to v5.0; "attr.flags" later than v6.17.
@@ -50,16 +52,41 @@ class Zram:
         bits = {name: bit for name, bit in found[0].enumerators.items() if not name.startswith("__")}
         return bits | {"size": min(bits.values())}
 
+    def _find_stride(self) -> int:
+        """Bytes of a table entry. Where they are declared and not known (zram_types), an entry may be longer
+        by a time (CONFIG_ZRAM_MEMORY_TRACKING): then the size that makes sense of the first entries."""
+        stride = self.types.size("struct zram_table_entry")
+        if self.types.has("struct zram", "disksize"):
+            return stride
+        for size in (stride, stride + 8):
+            found = [self._sane(*self._slot(index, size)) for index in range(min(self.pages, PROBED))]
+            if found and all(found):
+                return size
+        raise CorruptData("zram: its table makes no sense")
+
+    def _slot(self, index: int, stride: int) -> tuple[int, int]:
+        """``(handle, flags)`` of a table entry."""
+        base = self.table + index * stride + self._entry.start
+        handle, flags = self._entry(self.session.memory.read(base, self._entry.size))
+        return handle, flags
+
+    def _sane(self, handle: int, flags: int) -> bool:
+        length = flags & (1 << self._bits["size"]) - 1
+        if not handle or self._is(flags, "ZRAM_SAME") or self._is(flags, "ZRAM_WB"):
+            return not length
+        return handle >> 63 == 1 and 0 < length <= self.session.arch.page_size
+
     def read(self, index: int) -> bytes:
         """Page ``index`` of the device. Raises KcrashError."""
         size = self.session.arch.page_size
         if not 0 <= index < self.pages:
             raise CorruptData(f"zram: no page {index:x} on the device")
-        base = self.table + index * self._stride + self._entry.start
-        handle, flags = self._entry(self.session.memory.read(base, self._entry.size))
+        handle, flags = self._slot(index, self._stride)
         if self._is(flags, "ZRAM_WB"):
             raise NotInMemory("zram: the page is on the backing device")
-        if not handle or self._is(flags, "ZRAM_SAME"):
+        if not handle and not self._is(flags, "ZRAM_SAME"):
+            raise CorruptData(f"zram: page {index:x} was never written")
+        if self._is(flags, "ZRAM_SAME"):
             return int(handle).to_bytes(self.session.arch.word_bytes, self.session.arch.byte_order) * (  # type: ignore[arg-type]
                 size // self.session.arch.word_bytes
             )
@@ -86,7 +113,9 @@ class Zram:
         """The name of a compressor, as /sys/block/zramN/comp_algorithm has it."""
         if self.value.has_("comp_algs"):
             return self.value.comp_algs[priority].string_(64).decode("latin-1")
-        return self.value.compressor.string_().decode("latin-1")
+        if self.value.has_("compressor"):
+            return self.value.compressor.string_().decode("latin-1")
+        return self.value.comp.name.string_(64).decode("latin-1")
 
 
 def codec(name: str) -> Decompress:

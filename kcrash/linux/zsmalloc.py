@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kcrash.errors import CorruptData, KcrashError
 from kcrash.linux.module_types import module_types
-from kcrash.linux.page import pfn_to_page
+from kcrash.linux.page import page_to_pfn, pfn_to_page
+from kcrash.linux.zram_types import ZramDeclarations
 
 if TYPE_CHECKING:
     from kcrash.session import Session
@@ -45,7 +46,7 @@ class Objects:
     def __init__(self, session: Session, pool: int) -> None:
         self.session = session
         self.pool = pool
-        self.types = module_types(session, "zsmalloc")
+        self.types = module_types(session, "zsmalloc", instead=ZramDeclarations())
         self.zspage = self.types.compound("struct zspage")
         # From v6.14 on zsmalloc has a struct of its own laid over struct page.
         own = self.types.has("struct zspage", "first_zpdesc")
@@ -111,8 +112,6 @@ class Objects:
 
     def _next_pfn(self, zspage: Zspage, page: int) -> int:
         """The next page of a zspage: in zpdesc.next, page->index, before v4.20's end page->freelist."""
-        from kcrash.linux.page import page_to_pfn
-
         for member in ("next", "index", "freelist"):
             if not self.types.has(self.page, member):
                 continue
