@@ -166,9 +166,17 @@ class Scope:
 class Source(Protocol):
     """What a scope takes from a session."""
 
-    memory: AddressSpace
-    types: Types
-    symbols: Symbols
+    @property
+    def memory(self) -> AddressSpace:
+        """Kernel memory."""
+
+    @property
+    def types(self) -> Types:
+        """All types."""
+
+    @property
+    def symbols(self) -> Symbols:
+        """All symbols."""
 
     def memo(self, key: Any, make: Callable[[], Any]) -> Any:
         """See Session.memo."""

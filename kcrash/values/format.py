@@ -7,14 +7,15 @@ valprint.c, c-valprint.c and cp-valprint.c; crash never compresses repeats.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kcrash.errors import CorruptData, ExpressionError, MemoryFault
+from kcrash.errors import CorruptData, ExpressionError, MemoryFault, MissingMember
 from kcrash.memory.space import AddressSpace
-from kcrash.types.ctext import declare, type_name
+from kcrash.types.ctext import type_name
 from kcrash.types.layout import bit_field, scalar_format
 from kcrash.types.model import (
     ArrayType,
@@ -26,7 +27,6 @@ from kcrash.types.model import (
     Member,
     PointerType,
     Type,
-    TypedefType,
     VoidType,
 )
 from kcrash.values.unknown import TEXT, UnknownType
@@ -329,7 +329,7 @@ class Selected:
 
 def select(compound: CompoundType, path: str) -> Selected:
     """The member at a dotted path. Raises MissingMember."""
-    member = compound.path(path)
+    member = _checked_path(compound, path)
     parts = path.split(".")
     owner: Type = compound
     if len(parts) > 1:
@@ -337,6 +337,22 @@ def select(compound: CompoundType, path: str) -> Selected:
     assert isinstance(owner, CompoundType)
     level, comma = _place(owner, parts[-1].split("[")[0], 0) or (0, False)
     return Selected(path, member, level + 1 if len(parts) == 1 else 1, comma)
+
+
+def _checked_path(compound: CompoundType, path: str) -> Member:
+    """As CompoundType.path(), but an index must be a number inside its array."""
+    try:
+        member = compound.path(path)
+    except ValueError:
+        raise MissingMember(str(compound), path) from None
+    for match in _INDEX.finditer(path):
+        array = compound.path(path[: match.start()]).type.underlying
+        if isinstance(array, ArrayType) and array.count and not 0 <= int(match.group(1), 0) < array.count:
+            raise MissingMember(str(compound), path)
+    return member
+
+
+_INDEX = re.compile(r"\[(\w+)\]")
 
 
 def _place(owner: CompoundType, name: str, depth: int) -> tuple[int, bool] | None:
@@ -548,13 +564,3 @@ class Decoder:
                 return piece.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
             return piece
         return [self.data(plain.target, data, base + i * size, depth + 1) for i in range(count)]
-
-
-def declared(type_: Type, name: str) -> str:
-    """A declaration as gdb writes it, without a semicolon: ``struct page *pages``."""
-    return declare(type_, name)
-
-
-def typedef_of(type_: Type) -> TypedefType | None:
-    """The typedef that a type is, or None."""
-    return type_ if isinstance(type_, TypedefType) else None
