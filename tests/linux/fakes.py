@@ -64,6 +64,9 @@ class FakeTypes:
     def size(self, text: str) -> int:
         return self.compound(text).size
 
+    def first_member(self, text: str, paths: list[str]) -> str | None:
+        return next((path for path in paths if self.has(text, path)), None)
+
     def constant(self, name: str, default: int = 0) -> int:
         return default
 

@@ -60,16 +60,23 @@ class Thread:
         return UserRegisters(values, origin)
 
     def unwound_registers(self) -> dict[str, int]:
-        """Registers that unwinding the kernel stack up to its entry frame gives, by name; may be few."""
-        names = {number: name for name, number in self.session.arch.dwarf.items()}
-        top = user_regs_address(self.session, self.task)
+        """Registers of the kernel's entry code, by name, as unwinding the kernel stack gives them.
+
+        Empty unless the frames lead there: to a stack pointer within the user's pt_regs.
+        A register that a function on the way may have changed is absent.
+        """
+        arch = self.session.arch
+        names = {number: name for name, number in arch.dwarf.items()}
+        low = user_regs_address(self.session, self.task)
+        high = low + self.session.types.size("struct pt_regs")
         try:
-            found = [frame for frame in frames(self.session, self.task) if frame.regs_address != top]
+            found = frames(self.session, self.task)
         except KcrashError:
             return {}
-        if not found or found[-1].cfa is None:
-            return {}
-        return {names[number]: value for number, value in found[-1].registers.items() if number in names}
+        for frame in found:
+            if low <= (frame.registers.get(arch.dwarf[arch.sp]) or 0) < high:
+                return {names[number]: value for number, value in frame.registers.items() if number in names}
+        return {}
 
     def thread_flag(self, bit: int) -> bool:
         """A TIF_* flag; False where thread_info is not in the task (before v4.9)."""
