@@ -129,3 +129,41 @@ def test_readelf_parses_it(one: Case, command: tuple[str, str]) -> None:
         assert kind in text
     assert text.count("X86_XSTATE") >= 15
     assert not re.search(r"error|corrupt|warning: note", text, re.IGNORECASE)
+
+
+def _told_stacks(case: Case) -> dict[int, tuple[str, ...]]:
+    truth = case.dumps.truth
+    threads = [t for t in truth.threads if t.pid == truth.worker and not t.altstack]
+    return {t.tid: t.frames for t in threads}
+
+
+def test_eu_stack(one: Case) -> None:
+    text = _run("eu-stack", f"--core={one.worker.path}", f"--executable={one.dumps.workload}")
+    parts = re.split(r"^TID (\d+):$", text, flags=re.MULTILINE)[1:]
+    found = {
+        int(tid): re.findall(r"^#\d+ +\S+ (\S+)", body, re.M)
+        for tid, body in zip(parts[::2], parts[1::2], strict=True)
+    }
+    for tid, frames in _told_stacks(one).items():
+        at = found[tid].index(frames[0])
+        assert tuple(found[tid][at : at + len(frames)]) == frames
+
+
+def test_lldb(one: Case) -> None:
+    folder = one.dumps.sysroot / "lib" / "x86_64-linux-gnu"
+    commands = [
+        f"settings set target.exec-search-paths {folder}",
+        f"target create --core {one.worker.path} {one.dumps.workload}",
+        "thread backtrace all",
+    ]
+    text = _run("lldb", "-b", *(word for line in commands for word in ("-o", line)))
+    parts = re.split(r"^[* ] thread #(\d+)", text.partition("thread backtrace all")[2], flags=re.MULTILINE)[
+        2::2
+    ]
+    found = [re.findall(r"frame #\d+: \S+ [^`\n]+`(\w+)", part) for part in parts]
+    assert len(found) == len(one.worker.threads)
+    for thread, names in zip(one.worker.threads, found, strict=True):
+        frames = _told_stacks(one).get(thread.pid)
+        if frames is not None:
+            at = names.index(frames[0])
+            assert tuple(names[at : at + len(frames)]) == frames, thread.pid
