@@ -150,6 +150,7 @@ class Arch:
     ``dwarf``: DWARF register numbers by name; ``pt_regs``: register names to
     members of ``struct pt_regs``, newest first where kernels differ.
     ``capstone``: (architecture, mode) names in the capstone package.
+    ``saved_registers``: True if these can be what the entry code saved, for searches of a stack.
     """
 
     name: str
@@ -171,6 +172,7 @@ class Arch:
     switched_out: Callable[[TypeLookup, Memory, int], dict[int, int]]
     task_stack_padding: Callable[[SymbolLookup], int]
     user_mode: Callable[[Mapping[str, int]], bool]
+    saved_registers: Callable[[Mapping[str, int]], bool]
     stacks: Callable[[Any], list[StackRange]]
     format_registers: Callable[[Mapping[str, int | None]], list[str]]
 

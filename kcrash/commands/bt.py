@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kcrash.arch.base import StackRange
 from kcrash.commands._tasks import TASKS, context_task, header_item, per_task, task_data
 from kcrash.commands.base import (
     RADIX,
@@ -34,6 +35,7 @@ from kcrash.linux.stack import (
     stack_at,
     task_stack,
     unwinder,
+    user_regs_address,
 )
 from kcrash.linux.tasks import Task, panic_task, task_table
 from kcrash.output import Address
@@ -56,6 +58,7 @@ MAX_TEXT_WORDS = 1 << 16
                   Flag("-t", "text addresses on the stack from the last known frame"),
                   Flag("-T", "text addresses on the whole stack"),
                   Flag("-e", "exception frames on the stack"),
+                  Flag("-E", "exception frames on the CPUs' stacks for interrupts and exceptions"),
                   Flag("-v", "tasks whose stack has overflowed")),
         Flag("-l", "the line of source of each frame"),
         Flag("-f", "the words of each frame"),
@@ -79,8 +82,11 @@ def bt(context: Context, args: Arguments) -> Iterator[Item]:
     if args.v:
         yield from _overflows(context.session)
         return
+    style = _Style(context, args)
+    if args.E:
+        yield from style.all_exceptions()
+        return
     tasks = _selected(context, args)
-    style = _Style(context.session, args, context.radix(args) == 16)
     if tasks is None:
         yield from per_task(context, args.tasks, style.show, header=not args.R)
         return
@@ -105,7 +111,7 @@ def _selected(context: Context, args: Arguments) -> list[Task] | None:
     if args.p:
         found = panic_task(context.session)
         if found is None:
-            raise CommandError("no panic task found")
+            raise CommandError("no panic task found!")
         return [found]
     if args.a or args.c is not None:
         wanted = online_cpus(context.session) if args.a else _known_cpus(context.session, args.c)
@@ -164,10 +170,11 @@ class _Shown:
 class _Style:
     """How the arguments want frames to be shown."""
 
-    def __init__(self, session: Session, args: Arguments, hexadecimal: bool) -> None:
-        self.session = session
+    def __init__(self, context: Context, args: Arguments) -> None:
+        session = self.session = context.session
         self.args = args
-        self.hexadecimal = hexadecimal
+        self.hexadecimal = context.radix(args) == 16
+        self.radix = context.settings.radix
         self.word = session.arch.word_bytes
         self.sp = session.arch.dwarf[session.arch.sp]
 
@@ -270,20 +277,21 @@ class _Style:
         if found is None:
             return "(unknown)" if frame.pc else "0", None, 0, ""
         symbol, offset = found[0], frame.pc - found[0].address
-        shift = f"+{offset:#x}" if self.hexadecimal else f"+{offset}"
-        return symbol.name + (shift if self.args.s else ""), symbol.name, offset, symbol.module
+        shift = self._shift(offset) if self.args.s else ""
+        return symbol.name + shift, symbol.name, offset, symbol.module
+
+    def _shift(self, offset: int) -> str:
+        return f"+{offset:#x}" if self.hexadecimal else f"+{offset}"
 
     def _saved_registers(self, task: Task, frame: Frame) -> Iterator[Item]:
         """The block of a struct pt_regs that the trace has come to."""
         assert frame.regs_address is not None
         registers = read_regs(self.session, frame.regs_address)
-        yield self._registers_item(task, frame, registers, {"regs": Address(frame.regs_address)})
+        yield self._registers_item(task, registers, {"regs": Address(frame.regs_address)})
 
-    def _registers_item(
-        self, task: Task, frame: Frame, registers: dict[str, int], more: dict[str, object]
-    ) -> Item:
+    def _registers_item(self, task: Task, registers: dict[str, int], more: dict[str, object]) -> Item:
         lines = list(self.session.arch.format_registers(registers))
-        user = self._user(frame)
+        user = self.session.arch.user_mode(registers)
         data: dict[str, object] = {
             **task_data(task),
             **more,
@@ -291,26 +299,22 @@ class _Style:
             "registers": {name: Address(value) for name, value in registers.items()},
         }
         if not user:
-            lines.insert(0, self._exception_line(frame.pc))
+            lines.insert(0, self._exception_line(registers[self.session.arch.pc]))
         return Record("registers", data, lines)
 
     def _cpu_registers(self, task: Task, frame: Frame) -> Iterator[Item]:
         """The registers that the dump has of the CPU that runs the task."""
         registers = dict(cpu_registers(self.session)[task.cpu].registers)
         registers.pop("orig_rax", None)  # of the last entry to the kernel, if of anything
-        yield self._registers_item(task, frame, registers, {"cpu_registers": True})
+        yield self._registers_item(task, registers, {"cpu_registers": True})
 
-    def _exception_line(self, pc: int | None) -> str:
-        text = self.session.symbols.format(pc) if pc is not None else None
-        if text is None:
+    def _exception_line(self, pc: int) -> str:
+        found = self.session.symbols.at(pc)
+        if found is None:
             return "    [exception RIP: unknown or invalid address]"
-        if "+" not in text:
-            text += "+0"
-        return f"    [exception RIP: {self._shifted(text)}]"
-
-    def _shifted(self, text: str) -> str:
-        name, _plus, offset = text.rpartition("+")
-        return f"{name}+{int(offset):#x}" if self.hexadecimal else text
+        # As crash: "set radix" counts here, -x does not.
+        shift = f"{found[1]:#x}" if self.radix == 16 else str(found[1])
+        return f"    [exception RIP: {found[0].name}+{shift}]"
 
     # -- words
 
@@ -362,57 +366,82 @@ class _Style:
         low = stack.low
         if self.args.t:
             first = self.frames(task)[0]
-            low = (first.registers.get(self.sp) or 0) - self.word
-            if not stack.low <= low < stack.high:
-                low = stack.low
-            name, _symbol, _offset, _module = self._name(first)
-            yield Record("start", task_data(task), f"              START: {name} at {first.pc or 0:x}")
+            low = self._lowest_live(stack, first)
+            _text, symbol, _offset, _module = self._name(first)
+            start = f"              START: {symbol or '(unknown)'} at {first.pc or 0:x}"
+            yield Record("start", task_data(task), start)
         for address, value in self._words(low, stack.high - low):
             found = self.session.symbols.at(value) if value in unwinder(self.session).code else None
             if found is None or found[0].type not in "tTwW":
                 continue
-            shift = (f"+{found[1]:#x}" if self.hexadecimal else f"+{found[1]}") if self.args.s else ""
+            shift = self._shift(found[1]) if self.args.s and found[1] else ""
             suffix = f" [{found[0].module}]" if found[0].module else ""
             data = {**task_data(task), "address": Address(address), "pc": Address(value),
                     "symbol": found[0].name, "offset": found[1]}  # fmt: skip
             yield Record("text", data, f"  [{address:x}] {found[0].name}{shift} at {value:x}{suffix}")
+        if not task.is_kernel:
+            yield self._user_registers(task)
+
+    def _lowest_live(self, stack: StackRange, first: Frame) -> int:
+        """Where the last known frame starts on the task's stack; its end if the CPU is in user space."""
+        if self._user(first):
+            return stack.high
+        low = (first.registers.get(self.sp) or 0) - (0 if first.interrupted else self.word)
+        return low if stack.low <= low < stack.high else stack.low
+
+    def _user_registers(self, task: Task) -> Item:
+        """The registers of user space: the CPU's if it is there, else those that the entry code saved."""
+        cpu = cpu_registers(self.session).get(task.cpu)
+        if cpu is not None and cpu.user and task.address in task_table(self.session).active:
+            return self._registers_item(task, dict(cpu.registers), {"cpu_registers": True})
+        address = user_regs_address(self.session, task)
+        return self._registers_item(task, read_regs(self.session, address), {"regs": Address(address)})
 
     def _exceptions(self, task: Task) -> Iterator[Item]:
-        """What looks like a struct pt_regs on the stack: its code and stack segments are the kernel's or
-        the user's, and its rip fits."""
-        for address, registers in self._saved_regs(task):
-            user = self.session.arch.user_mode(registers)
-            kind = "USER" if user else "KERNEL"
-            lines = ["", f"  {kind}-MODE EXCEPTION FRAME AT: {address:x}"]
-            if not user:
-                lines.append(self._exception_line(registers[self.session.arch.pc]))
-            data = {**task_data(task), "regs": Address(address), "user": user,
-                    "registers": {name: Address(value) for name, value in registers.items()}}  # fmt: skip
-            yield Record("registers", data, [*lines, *self.session.arch.format_registers(registers)])
+        """What looks like a struct pt_regs on the task's stack."""
+        for address, registers in self._saved_regs(task_stack(self.session, task)):
+            yield self._exception(address, registers, task_data(task))
 
-    def _saved_regs(self, task: Task) -> Iterator[tuple[int, dict[str, int]]]:
-        stacks = [task_stack(self.session, task)]
-        if task.address in task_table(self.session).active:
-            stacks += [stack for stack in cpu_stacks(self.session) if stack.cpu == task.cpu]
+    def all_exceptions(self) -> Iterator[Item]:
+        """Likewise on the stacks that the CPUs take interrupts and exceptions on."""
+        by_kind = sorted(cpu_stacks(self.session), key=lambda stack: (stack.name != "IRQ", stack.cpu or 0))
+        for stack in by_kind:
+            data: dict[str, object] = {"cpu": stack.cpu, "stack": stack.name}
+            yield Record("stack", data, ["", f"CPU {stack.cpu} {stack.name.upper()} STACK:"])
+            found = list(self._saved_regs(stack))
+            for address, registers in found:
+                yield self._exception(address, registers, data)
+            if not found:
+                yield Text("(none found)", layout=True)
+
+    def _exception(self, address: int, registers: dict[str, int], more: dict[str, object]) -> Item:
+        user = self.session.arch.user_mode(registers)
+        kind = "USER" if user else "KERNEL"
+        lines = ["", f"  {kind}-MODE EXCEPTION FRAME AT: {address:x}"]
+        if not user:
+            lines.append(self._exception_line(registers[self.session.arch.pc]))
+        data = {**more, "regs": Address(address), "user": user,
+                "registers": {name: Address(value) for name, value in registers.items()}}  # fmt: skip
+        return Record("registers", data, [*lines, *self.session.arch.format_registers(registers)])
+
+    def _saved_regs(self, stack: StackRange) -> Iterator[tuple[int, dict[str, int]]]:
+        """``(address, registers)`` of what looks like a struct pt_regs: the architecture's say so."""
         size = self.session.types.size("struct pt_regs")
-        for stack in stacks:
-            for address in range(stack.low, stack.high - size + 1, self.word):
-                try:
-                    registers = read_regs(self.session, address)
-                except KcrashError:
-                    break
-                if self._is_exception_frame(registers):
-                    yield address, registers
+        for address in range(stack.low, stack.high - size + 1, self.word):
+            try:
+                registers = read_regs(self.session, address)
+            except KcrashError:
+                break
+            if self.session.arch.saved_registers(registers) and self._fits(registers):
+                yield address, registers
 
-    def _is_exception_frame(self, registers: dict[str, int]) -> bool:
-        """x86's segment selectors make a frame recognisable; other architectures have none."""
+    def _fits(self, registers: dict[str, int]) -> bool:
+        """True if the program counter and the stack pointer are where such registers point to."""
         pc, sp = registers[self.session.arch.pc], registers[self.session.arch.sp]
-        if "cs" not in registers:
-            return False
-        if registers["cs"] == 0x10 and registers["ss"] in (0x18, 0):
-            return pc in unwinder(self.session).code and stack_at(self.session, sp) is not None
-        user = self.session.layout.paging.user_end
-        return registers["cs"] == 0x33 and registers["ss"] == 0x2B and 0 < pc < user and sp < user
+        if self.session.arch.user_mode(registers):
+            user = self.session.layout.paging.user_end
+            return 0 < pc < user and 0 < sp < user
+        return pc in unwinder(self.session).code and stack_at(self.session, sp) is not None
 
     def _referring(self, task: Task) -> Iterator[Item]:
         from kcrash.commands._addresses import parse_address
