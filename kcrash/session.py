@@ -22,6 +22,7 @@ from kcrash.errors import BadFormat, KcrashError, MemoryFault, MismatchError, Mi
 from kcrash.linux.cpus import MAX_CPUS
 from kcrash.memory.space import AddressSpace, PagedSpace, PhysicalSpace
 from kcrash.symbols.elffile import ET_CORE, ET_REL, ElfFile
+from kcrash.symbols.image import FileImage, FirstOf, KernelImage, MemoryImage
 from kcrash.symbols.table import ElfSymbols, Symbols
 from kcrash.types.btf import BtfSource
 from kcrash.types.declarations import DeclarationSource
@@ -102,6 +103,10 @@ class Session:
         self.symbols = Symbols(table, (low, high), self.release_hint)
         if self.options.load_modules:
             self.symbols.on_demand(self._load_modules)
+        self.image: KernelImage = FirstOf(
+            FileImage(self.vmlinux, self.layout.kaslr),
+            MemoryImage(self.symbols.find_kernel, self.memory.read),
+        )
         self.types = Types(self.arch.byte_order, self.arch.word_bytes)
         self._add_types()
         self._check_banner()
@@ -116,9 +121,9 @@ class Session:
         return self.dump.info.utsname.release
 
     def _add_types(self) -> None:
-        blob = self.vmlinux.section_data(".BTF")
+        blob = self.image.section(".BTF")
         if blob is not None:
-            self.types.add(BtfSource(blob, self.vmlinux.path, pointer_size=self.arch.word_bytes))
+            self.types.add(BtfSource(blob.data, blob.file, pointer_size=self.arch.word_bytes))
         self.types.add(DeclarationSource(self.types))
         if ".debug_info" in self.vmlinux.sections or ".zdebug_info" in self.vmlinux.sections:
             self.types.add(LazySource(lambda: self.dwarf), last_resort=blob is not None)

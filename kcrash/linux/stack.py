@@ -109,23 +109,22 @@ def _kernel_tables(session: Session) -> Tables:
 
 
 def _read_kernel_tables(session: Session) -> Tables:
-    elf, target = session.vmlinux, unwind_target(session)
-    frames = elf.section_data(".debug_frame")
+    target, frames = unwind_target(session), session.image.section(".debug_frame")
     cfi = None
     if frames is not None:
-        cfi = CfiTable(frames, target, file=elf.path, bias=session.layout.kaslr)
+        cfi = CfiTable(frames.data, target, file=frames.file, bias=session.layout.kaslr)
     return Tables(cfi, _kernel_orc(session, target))
 
 
 def _kernel_orc(session: Session, target: Target) -> OrcTable | None:
-    elf = session.vmlinux
-    offsets, entries = elf.section_data(".orc_unwind_ip"), elf.section_data(".orc_unwind")
+    section = session.image.section
+    offsets, entries, header = section(".orc_unwind_ip"), section(".orc_unwind"), section(".orc_header")
     if offsets is None or entries is None:
         return None
-    header = elf.section_data(".orc_header")
-    layout = choose_layout(entries, bytes(header) if header is not None else None, _orc_members(session))
-    address = elf.sections[".orc_unwind_ip"].addr
-    return OrcTable(offsets, entries, target, address=address, layout=layout, bias=session.layout.kaslr)
+    layout = choose_layout(entries.data, bytes(header.data) if header else None, _orc_members(session))
+    return OrcTable(
+        offsets.data, entries.data, target, address=offsets.address, layout=layout, file=offsets.file
+    )
 
 
 def _orc_members(session: Session) -> dict[str, int]:
