@@ -50,7 +50,10 @@ class Zram:
         if found is None:
             raise CorruptData("zram: no enum zram_pageflags")
         bits = {name: bit for name, bit in found[0].enumerators.items() if not name.startswith("__")}
-        return bits | {"size": min(bits.values())}
+        size = min(bits.values())
+        if not 12 <= size < 32:
+            raise CorruptData("zram: enum zram_pageflags makes no sense")
+        return bits | {"size": size}
 
     def _find_stride(self) -> int:
         """Bytes of a table entry. Where they are declared and not known (zram_types), an entry may be longer

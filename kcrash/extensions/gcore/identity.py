@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kcrash.errors import KcrashError
+from kcrash.errors import CorruptData, KcrashError
 from kcrash.linux.tasks import Task
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kcrash.values import Value
 
 TASK, SIGNAL = "struct task_struct", "struct signal_struct"
+MAX_PID = 4 << 20  # PID_MAX_LIMIT, include/linux/threads.h
 MAX_LEVEL = 32  # MAX_PID_NS_LEVEL, include/linux/pid_namespace.h
 OVERFLOW_ID = 65534
 MAX_EXTENTS = 340  # UID_GID_MAP_MAX_EXTENTS, include/linux/user_namespace.h
@@ -41,6 +42,8 @@ def _upid(session: Session, pid: int, level: int) -> tuple[int, int]:
     size = types.size("struct upid")
     base = pid + types.offset("struct pid", "numbers") + level * size
     number = memory.u32(base + types.offset("struct upid", "nr"))
+    if number > MAX_PID:
+        raise CorruptData(f"struct pid {pid:x} claims the number {number}")
     return number, memory.word(base + types.offset("struct upid", "ns"))
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 NT_PRSTATUS, NT_PRPSINFO, NT_AUXV = 1, 3, 6
 NT_SIGINFO, NT_FILE = 0x53494749, 0x46494C45
+MAX_SIGNAL = 128  # _NSIG of any architecture
 SIGINFO_SIZE = 128
 PSARGS = 80
 NOTE_NAME = "KCRASH"
@@ -252,7 +253,8 @@ def _signal(process: Process) -> int:
     session, task = process.session, process.dumper
     found = _stop_info(task)
     if found is not None:
-        return int.from_bytes(found[:4], session.arch.byte_order, signed=True)  # type: ignore[arg-type]
+        number = int.from_bytes(found[:4], session.arch.byte_order)  # type: ignore[arg-type]
+        return number if number <= MAX_SIGNAL else 0
     types, memory = session.types, session.memory
     if not task.signal or not task.flags & PF_EXITING:
         return 0
