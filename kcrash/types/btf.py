@@ -49,6 +49,7 @@ _NAMED_KINDS = {
 _QUALIFIERS = {VOLATILE: "volatile", CONST: "const", RESTRICT: "restrict"}
 _INT_SIGNED, _INT_CHAR, _INT_BOOL = 1, 2, 4
 MAX_CACHED = 200_000
+MAX_HITS = 2000  # of a search for a name's offset before the types are gone through instead
 
 
 class BtfSource:
@@ -153,14 +154,25 @@ class BtfSource:
         starts, data = self.starts, self._data
         for offset in self._string_offsets(name):
             needle = struct.pack(self._order + "I", offset)
-            at = data.find(needle)
-            while at >= 0:
-                index = bisect_left(starts, at)
+            at, hits = data.find(needle), 0
+            while at >= 0 and hits < MAX_HITS:
+                index, hits = bisect_left(starts, at), hits + 1
                 if index < len(starts) and starts[index] == at:
                     info = struct.unpack_from(self._order + "I", data, at + 4)[0]
                     if info >> 24 & 0x1F in kinds:
                         yield index + self.first_id
                 at = data.find(needle, at + 4 - at % 4)
+            if at >= 0:
+                yield from self._ids_with_name_at(offset, kinds, bisect_left(starts, at))
+
+    def _ids_with_name_at(self, offset: int, kinds: tuple[int, ...], index: int) -> Iterator[int]:
+        """As a search finds, type by type: a name at the start of the strings ("int") has a small
+        offset, a number that stands everywhere."""
+        read = struct.Struct(self._order + "II").unpack_from
+        for number in range(index, len(self.starts)):
+            name, info = read(self._data, self.starts[number])
+            if name == offset and info >> 24 & 0x1F in kinds:
+                yield number + self.first_id
 
     # -- the TypeSource protocol
 
@@ -214,6 +226,15 @@ class BtfSource:
             name, info = struct.unpack_from(self._order + "II", self._data, at)
             if name and info >> 24 & 0x1F in kinds:
                 yield self._string(name)
+
+    def compounds(self) -> Iterator[CompoundType]:
+        """Every struct and union that has a name, in order of id; they are not kept."""
+        for number, at in enumerate(self.starts):
+            name, info, _size = struct.unpack_from(self._order + "III", self._data, at)
+            if name and info >> 24 & 0x1F in (STRUCT, UNION):
+                type_ = self._decode(number + self.first_id)
+                assert isinstance(type_, CompoundType)
+                yield type_
 
     # -- decoding
 
