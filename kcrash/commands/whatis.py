@@ -27,9 +27,20 @@ from kcrash.commands.base import (
 )
 from kcrash.commands.struct import definition_data
 from kcrash.errors import CommandError, ExpressionError, KcrashError
+from kcrash.types.btf import BtfSource
 from kcrash.types.ctext import declare
 from kcrash.types.definition import enum_lines, typedef_lines
-from kcrash.types.model import CompoundType, EnumType, IntType, Type, TypedefType
+from kcrash.types.model import (
+    ArrayType,
+    CompoundType,
+    EnumType,
+    FunctionType,
+    IntType,
+    PointerType,
+    QualifiedType,
+    Type,
+    TypedefType,
+)
 from kcrash.types.namespace import Types
 from kcrash.values.expression import Scope, scope_of
 from kcrash.values.unknown import UnknownType
@@ -170,7 +181,8 @@ def _declaration(scope: Scope, text: str, is_symbol: bool) -> Item:
     try:
         type_ = scope.type_of(text)
     except ExpressionError as error:
-        raise CommandError(f"cannot resolve: {text}: {error}") from None
+        why = "" if text.isidentifier() else f": {error}"
+        raise CommandError(f"cannot resolve: {text}{why}") from None
     if isinstance(type_, UnknownType):
         raise CommandError(f"cannot resolve: {text}: no source says what type it has")
     shown = f"{declare(type_, text)};" if is_symbol else str(type_)
@@ -193,15 +205,27 @@ def _found(types: Types, sizes: tuple[int, int] | None, member: str | None) -> T
 
 def _matches(types: Types, sizes: tuple[int, int] | None, member: str | None) -> Iterator[tuple[int, str]]:
     holds = _Holds(member) if member else None
-    for kind in ("struct", "union"):
-        for name in types.names(kind):
-            found = types.find(kind, name)
-            if not isinstance(found, CompoundType) or not found.size:
-                continue
-            if sizes and not sizes[0] <= found.size <= sizes[1]:
-                continue
-            if holds is None or holds(found):
-                yield found.size, name
+    seen: set[tuple[str, str]] = set()
+    for found in _compounds(types):
+        key = (found.kind, found.name)
+        if not found.size or key in seen or (sizes and not sizes[0] <= found.size <= sizes[1]):
+            continue
+        if holds is None or holds(found):
+            seen.add(key)
+            yield found.size, found.name
+
+
+def _compounds(types: Types) -> Iterator[CompoundType]:
+    """All structs and unions; BTF has them all at hand."""
+    quick = [source for source in types.sources if isinstance(source, BtfSource)]
+    for source in quick:
+        yield from source.compounds()
+    if not quick:
+        for kind in ("struct", "union"):
+            for name in types.names(kind):
+                found = types.find(kind, name)
+                if isinstance(found, CompoundType):
+                    yield found
 
 
 class _Holds:
@@ -220,9 +244,14 @@ class _Holds:
         return known[1]
 
     def _is_held(self, type_: Type, depth: int) -> bool:
-        if self.word in declare(type_, ""):
+        while isinstance(type_, PointerType | ArrayType | QualifiedType):
+            if isinstance(type_, PointerType) and isinstance(type_.target, FunctionType):
+                return False
+            pointed = isinstance(type_, PointerType)
+            type_ = type_.target
+            if pointed:
+                return self.word in str(type_)
+        if self.word in str(type_):
             return True
         plain = type_.underlying
-        while plain.kind == "array":
-            plain = plain.target.underlying  # type: ignore[attr-defined]
         return isinstance(plain, CompoundType) and depth < MAX_DEPTH and self(plain, depth + 1)

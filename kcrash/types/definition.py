@@ -32,7 +32,8 @@ class Line:
     """A line of a definition.
 
     ``level``: of indentation; ``member``: what the line declares, its offset from the start of
-    the outermost struct; None on lines that open or close something without a name.
+    the outermost struct; None on lines that open or close something without a name, and inside
+    members that have a name: only what the struct's own names reach has an offset in crash.
     """
 
     level: int
@@ -69,7 +70,8 @@ def _expanded(type_: Type, name: str, show: int, level: int, member: Member | No
             yield Line(level, f"{head} {{{_constants(base)}}}{after}", member)
             return
         yield Line(level, f"{head} {{")
-        yield from _members(base, show, level + 1, member.bit_offset if member else 0)
+        inner = _members(base, show, level + 1, member.bit_offset if member else 0)
+        yield from (Line(line.level, line.text) for line in inner) if name else inner
         yield Line(level, f"}}{after}", member if name else None)
         return
     yield Line(level, text, member)
