@@ -1,0 +1,28 @@
+"""Finding debuginfo: the vmlinux of a kernel and the files of its modules, by build-id."""
+
+from __future__ import annotations
+
+from kcrash.debuginfo.cache import Cache
+from kcrash.debuginfo.search import (
+    DEFAULT_DIRS,
+    Finder,
+    Found,
+    NotFound,
+    Tried,
+    find_kernel,
+    find_module,
+)
+from kcrash.debuginfo.unpack import Progress, unpack_boot_image
+
+__all__ = [
+    "DEFAULT_DIRS",
+    "Cache",
+    "Finder",
+    "Found",
+    "NotFound",
+    "Progress",
+    "Tried",
+    "find_kernel",
+    "find_module",
+    "unpack_boot_image",
+]
