@@ -19,13 +19,17 @@ class ExactTypes(Types):
     def __init__(self, types: Types) -> None:
         super().__init__(types.byte_order, types.pointer_size)
         self.base = types
-        self.has_btf = any(isinstance(source, BtfSource) for source in types.sources)
+        self.quick = [source for source in types.sources if isinstance(source, BtfSource)]
         self.sources = sorted(types.sources, key=lambda s: isinstance(s, BtfSource | DeclarationSource))
+        others = sum(not isinstance(source, BtfSource | DeclarationSource) for source in types.sources)
+        #: BTF has all types of the kernel: what it does not know is not looked for in the kernel's DWARF.
+        self.complete = bool(self.quick) and others <= 1
 
     def find(self, kind: str, name: str) -> Type | None:
-        """See Types.find(). What BTF does not have is not looked for in DWARF by kinds that it has all of."""
-        if self.has_btf and kind in ("typedef", "base"):
-            found = self.base.find(kind, name)
+        """See Types.find()."""
+        if self.complete:
+            known = (source.find(kind, name) for source in self.quick)
+            found = next((type_ for type_ in known if type_ is not None), None)
             if found is None or kind == "base":
                 return found
         return super().find(kind, name)
