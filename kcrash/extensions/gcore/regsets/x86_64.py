@@ -160,8 +160,8 @@ def gate_vma(process: Process) -> Vma | None:
 
 
 def _may_vsyscall(process: Process) -> bool:
-    """MM_CONTEXT_HAS_VSYSCALL: Linux commit 5d1f7851a37f ("x86: Reclaim TIF_IA32 and TIF_X32") in v5.11;
-    before, all but 32-bit programs (mm->context.ia32_compat)."""
+    """MM_CONTEXT_HAS_VSYSCALL in mm->context.flags, since v5.11; before, all but 32-bit programs
+    (mm->context.ia32_compat)."""
     session, name = process.session, "struct mm_struct"
     if session.types.has(name, "context.ia32_compat"):
         offset = session.types.offset(name, "context.ia32_compat")
