@@ -36,6 +36,9 @@ class ExactTypes(Types):
 
     def enumerator(self, name: str) -> tuple[EnumType, int] | None:
         """See Types.enumerator(): they look alike in all sources."""
+        if self.complete:
+            found = (source.enumerator(name) for source in self.quick)
+            return next((pair for pair in found if pair is not None), None)
         return self.base.enumerator(name)
 
     def function(self, name: str) -> Type | None:
