@@ -42,7 +42,8 @@ class Found:
     """A file with debuginfo.
 
     ``path``: the ELF file to open, in the cache if it was fetched or unpacked; ``how``: where it comes
-    from, in words; ``build_id``: its own; ``verified``: whether that is the one wanted (False also if none was);
+    from, in words; ``build_id``: its own; ``verified``: whether that is the one wanted (False also if none
+    was);
     ``has_dwarf``: whether it has .debug_info; ``tried``: what was passed over on the way.
     """
 
