@@ -97,9 +97,10 @@ def _change(context: Context, args: Arguments) -> Iterator[Item]:
 def _on_cpu(session: Session, cpu: int) -> Task:
     known = present_cpus(session)
     if cpu not in known:
-        raise CommandError(f"invalid cpu number: system has only {len(known)} cpus")
+        many = "s" if len(known) > 1 else ""
+        raise CommandError(f"invalid cpu number: system has only {len(known)} cpu{many}")
     table = task_table(session)
-    found = table.by_address.get(table.current.get(cpu, 0))
+    found = table.by_address.get(table.on_cpu.get(cpu, 0))
     if found is None:
         raise CommandError(f"cannot determine the active task on cpu {cpu}")
     return found

@@ -123,6 +123,8 @@ def _parse(session: Session, table: TaskTable, words: list[Word]) -> tuple[Choic
 def _add_state(session: Session, choice: Choice, word: str) -> None:
     if choice.state and choice.state != word:
         raise CommandError("only one task state allowed")
+    if word == "SW":  # TASK_SWAPPING went in Linux v2.5
+        raise CommandError(f"invalid task state for this kernel: {word}")
     choice.state = word
     choice.conditions.append(lambda task: process.state_letters(session, task) == word)
 

@@ -28,7 +28,7 @@ from kcrash.commands.base import (
 from kcrash.errors import CommandError, KcrashError, MemoryFault, UsageError
 from kcrash.linux import process
 from kcrash.linux.cpus import online_cpus, possible_cpus
-from kcrash.linux.system import present_pages
+from kcrash.linux.system import highest_page, present_pages
 from kcrash.linux.tasks import Task, TaskTable, task_table
 from kcrash.output.items import Row
 
@@ -280,7 +280,7 @@ class _Rows:
         self.stack = stack
         self.digits = 2 * self.session.arch.word_bytes
         self.kilobytes = self.session.arch.page_size // 1024
-        self.total = _present_pages(self.session)
+        self.total = _all_pages(self.session)
         self.letters = process.states(self.session).letters
         self.online = set(online_cpus(self.session)) if context.settings.offline == "hide" else None
         self.ppids = {task.address: task.pid for task in self.table.tasks}
@@ -319,11 +319,14 @@ class _Rows:
         return "active" if self.online is None or task.cpu in self.online else "offline"
 
 
-def _present_pages(session: Session) -> int:
-    try:
-        return present_pages(session)
-    except KcrashError:
-        return 0
+def _all_pages(session: Session) -> int:
+    """Pages of which %MEM is a part: as crash, all up to the end of the directly mapped memory."""
+    for count in (highest_page, present_pages):
+        try:
+            return count(session)
+        except KcrashError:
+            continue
+    return 0
 
 
 def _shown_name(task: Task) -> tuple[str, str, bool]:

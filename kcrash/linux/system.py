@@ -104,6 +104,16 @@ def _present_pages(session: Session) -> int:
     return sum(session.memory.word(node + offset) for node in nodes(session))
 
 
+def highest_page(session: Session) -> int:
+    """Pages up to the end of the directly mapped memory (``high_memory``), holes included.
+
+    Raises KcrashError.
+    """
+    end = session.memory.word(session.symbols.address("high_memory"))
+    page = session.arch.page_size
+    return session.memory.translate(end - page & session.word_mask) // page + 1
+
+
 def memory_size(session: Session) -> int:
     """Bytes of RAM. Raises KcrashError."""
     return present_pages(session) * session.arch.page_size

@@ -245,8 +245,8 @@ def _thread_list(session: Session, leader: Task) -> tuple[int, int, int]:
 class TaskTable:
     """All tasks of a session, read once: by address, by pid, and the errors met on the way.
 
-    ``current``: online CPU -> address of the task that was on it; ``active``: addresses of
-    the tasks that were on any CPU, those that are offline (and sit in their idle task) included.
+    ``current``: online CPU -> address of the task that was on it; ``on_cpu``: likewise, with the
+    CPUs that are offline (and sit in their idle task); ``active``: the addresses in ``on_cpu``.
     """
 
     def __init__(self, session: Session) -> None:
@@ -266,16 +266,16 @@ class TaskTable:
             self.by_leader.setdefault(task.leader, []).append(task)
         try:
             self.current = dict(current_tasks(session))
-            on_cpu = _rq_pointers(session, "curr", present_cpus(session))
+            self.on_cpu = _rq_pointers(session, "curr", present_cpus(session))
         except KcrashError as error:
             self.errors.append(error)
-            self.current = on_cpu = {}
-        self.active = set(on_cpu.values())
+            self.current, self.on_cpu = {}, {}
+        self.active = set(self.on_cpu.values())
 
     def mark_active(self, task: Task, keep: Task | None = None) -> None:
         """Take ``task`` for the one that was on its CPU; ``keep`` stays active all the same."""
-        self.active.discard(self.current.get(task.cpu, 0))
-        self.current[task.cpu] = task.address
+        self.active.discard(self.on_cpu.get(task.cpu, 0))
+        self.current[task.cpu] = self.on_cpu[task.cpu] = task.address
         self.active.update({task.address} if keep is None else {task.address, keep.address})
 
     def sorted(self) -> list[Task]:
@@ -306,17 +306,19 @@ def panic_cpu(session: Session) -> int | None:
             cpu = session.memory.u32(address)
         except MemoryFault:
             continue
-        if cpu < 1 << 16 and cpu in current_tasks(session):
+        if cpu in present_cpus(session):
             return cpu
     return None
 
 
 def panic_task(session: Session) -> Task | None:
     """The task that was on the CPU that panicked."""
-    cpu = panic_cpu(session)
-    if cpu is None:
-        return None
-    return task_table(session).by_address.get(current_tasks(session)[cpu])
+    cpu, table = panic_cpu(session), task_table(session)
+    return None if cpu is None else session.memo("panic task", lambda: _was_on(table, cpu))
+
+
+def _was_on(table: TaskTable, cpu: int) -> Task | None:
+    return table.by_address.get(table.on_cpu.get(cpu, 0))
 
 
 def default_task(session: Session) -> Task | None:

@@ -1,0 +1,65 @@
+"""``vtop`` against crash 9.0.2, and against the page frames that the guest read in its /proc/PID/pagemap."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.lab.lab import Dumps
+from tests.parity.conftest import Parity, diff, normal
+
+pytestmark = pytest.mark.lab
+
+FORMS = ("elf", "zlib-d1", "qemu-elf")
+PAGE = 4096
+
+
+def kernel_addresses(dumps: Dumps) -> list[str]:
+    """Of the image and of modules, as the guest saw them."""
+    return re.findall(r"^(\w{16}) ", dumps.truth.facts["/proc/kallsyms"], re.M)
+
+
+def user_addresses(dumps: Dumps) -> list[tuple[int, int]]:
+    """``(pid, address)``: the first and the third page of every kind of memory."""
+    return [(area.pid, area.start + at) for area in dumps.truth.areas for at in (0x10, 2 * PAGE)]
+
+
+def COMMANDS(dumps: Dumps, form: str) -> list[str]:  # the name that conftest looks for
+    kernel = [f"vtop {address}" for address in kernel_addresses(dumps)]
+    user = [f"vtop -c {pid} {address:x}" for pid, address in user_addresses(dumps)]
+    return [*kernel, "vtop fffffe0000000000", *user]
+
+
+def test_same(parity: Parity) -> None:
+    wrong = []
+    for command in parity.commands:
+        theirs, ours = normal(parity.crash(command)), normal(parity.kcrash(command))
+        assert len(theirs) >= 2, command
+        if theirs != ours:
+            wrong.append(f"{command}\n{diff(theirs, ours)}")
+    if wrong:
+        pytest.fail(f"{parity.kernel} {parity.form}: {len(wrong)}\n" + "\n".join(wrong)[:6000], pytrace=False)
+    assert len(parity.commands) > 50
+
+
+def test_frames_are_those_that_the_guest_read(parity: Parity) -> None:
+    """No mapping moved between the guest's reading and the dump: the threads are parked."""
+    checked = 0
+    for area in parity.dumps.truth.areas:
+        for index in range(0, area.size // PAGE, area.page_step):
+            frame, address = area.page_of(index), area.start + index * PAGE
+            if frame <= 0 or index > 8:
+                continue
+            shown = normal(parity.kcrash(f"vtop -c {area.pid} {address:x}"))[1]
+            assert shown == f"{address:x} {frame * PAGE:x}", area.kind
+            checked += 1
+    assert checked > 60
+
+
+def test_the_last_address_is_mapped_by_nothing(parity: Parity) -> None:
+    """crash prints a physical address for it, above page tables that end in 0."""
+    command = "vtop ffffffffffffffff"
+    theirs, ours = normal(parity.crash(command)), normal(parity.kcrash(command))
+    assert theirs[2:] == ours[2:] and ours[-1].endswith("=> 0")
+    assert ours[1] == "ffffffffffffffff (not mapped)" != theirs[1]
