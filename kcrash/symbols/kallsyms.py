@@ -256,8 +256,15 @@ class KallsymsSymbols:
             yield _base_relative(offsets, base, self._mask)
             yield _per_cpu_absolute(offsets, base, self._mask)
         else:
-            yield _place_relative(offsets, tables.offsets + self.shift, self._mask)
-            yield _base_relative(offsets, 0, self._mask)  # 32 bits, not relocatable: the values themselves
+            yield from self._without_base(offsets, tables.offsets + self.shift)
+
+    def _without_base(self, offsets: array[int], table: int) -> Iterator[Reading]:
+        """Relative to their place, which lies between the symbols; or the values themselves, where a
+        32-bit kernel cannot be relocated."""
+        place = _place_relative(offsets, table, self._mask)
+        if self.memory.word_bytes == 4 and not place(0) <= table <= place(self.count - 1):
+            yield _base_relative(offsets, 0, self._mask)
+        yield place
 
     def _ascends(self, reading: Reading) -> bool:
         step = max(self.count // SAMPLES, 1)
