@@ -270,12 +270,12 @@ class _Request:
     def _length(self) -> int | None:
         """Bytes that the body has on the wire."""
         text = self._header("Content-Length")
-        return int(text) if re.fullmatch("[0-9]{1,15}", text) else None
+        return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 
     def _real_size(self) -> int | None:
         """Bytes of the file, as debuginfod tells them."""
         text = self._header("X-DEBUGINFOD-SIZE")
-        return int(text) if re.fullmatch("[0-9]{1,15}", text) else None
+        return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 
     def read(self, size: int = -1, /) -> bytes:
         """Some bytes of the body, none at its end. Raises ServerFault."""

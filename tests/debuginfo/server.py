@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -21,10 +22,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(self.path)
         self.server.headers.append(dict(self.headers.items()))
         self.close_connection = True
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):
             self.server.answer(self)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
 
     def log_message(self, format: str, *args: Any) -> None:
         """Silence."""

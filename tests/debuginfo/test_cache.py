@@ -162,7 +162,7 @@ with cache.lock(cache.fetched("ab" * 20)):
 
 def test_lock_holds_off_another_process(cache: Cache) -> None:
     pytest.importorskip("fcntl")
-    command = [sys.executable, "-c", HOLDER, cache.root]
+    command = [sys.executable, "-c", HOLDER, str(cache.root)]
     waits: list[float] = []
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdin and other.stdout and other.stdout.readline() == b"held\n"

@@ -78,7 +78,13 @@ def test_given_tree(tmp_path: Path, cache: Cache, place: Place, name: str) -> No
 
 @pytest.mark.parametrize(
     "name",
-    ["vmlinux", f"vmlinux-{RELEASE}.debug", "build/vmlinux.xz", f"boot/vmlinux-{RELEASE}", "a/b/vmlinux-mine"],
+    [
+        "vmlinux",
+        f"vmlinux-{RELEASE}.debug",
+        "build/vmlinux.xz",
+        f"boot/vmlinux-{RELEASE}",
+        "a/b/vmlinux-mine",
+    ],
 )
 def test_given_folder_that_is_no_tree(tmp_path: Path, cache: Cache, place: Place, name: str) -> None:
     place(tmp_path / "some" / name)
