@@ -13,17 +13,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from kcrash.arch import find_arch
-from kcrash.arch.base import Arch, KernelLayout, Paging
+from kcrash.arch.base import Arch, KernelLayout
 from kcrash.dump import open_dump
 from kcrash.dump.base import Dump
 from kcrash.dump.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
 from kcrash.errors import BadFormat, KcrashError, MemoryFault, MismatchError, MissingSymbol, MissingType
 from kcrash.linux.cpus import MAX_CPUS
-from kcrash.memory.space import AddressSpace, PagedSpace, PhysicalSpace
+from kcrash.locate import Progress, locate
 from kcrash.symbols.elffile import ET_CORE, ET_REL, ElfFile
 from kcrash.symbols.image import FileImage, FirstOf, KernelImage, MemoryImage
-from kcrash.symbols.table import ElfSymbols, Symbols
+from kcrash.symbols.table import Symbols
 from kcrash.types.btf import BtfSource
 from kcrash.types.declarations import DeclarationSource
 from kcrash.types.model import Type
@@ -44,29 +43,12 @@ class SourceLine(NamedTuple):
     line: int
 
 
-@dataclass(frozen=True)
-class LayoutProbe:
-    """What an architecture looks at to find the kernel (kcrash.arch.base.Arch.find_layout).
-
-    ``link_address``: of a symbol, before KASLR; ``image``: of the whole kernel, likewise.
-    """
-
-    dump: Dump
-    vmcoreinfo: VmcoreInfo | None
-    physical: AddressSpace
-    link_address: Callable[[str], int | None]
-    image: tuple[int, int]
-
-    def space(self, paging: Paging, top: int) -> PagedSpace:
-        """Kernel memory through the page tables at physical address ``top``."""
-        return PagedSpace("kernel", self.physical, paging, top)
-
-
 @dataclass
 class Options:
     """How to open. ``force``: use a vmlinux of another build; ``module_dirs``: where module
-    objects lie; ``load_modules``: False leaves out module symbols."""
+    objects lie; ``load_modules``: False leaves out module symbols; ``progress``: hears of slow searches."""
 
+    progress: Progress | None = None
     force: bool = False
     zero_excluded: bool = False
     module_dirs: list[str] = field(default_factory=list)
@@ -76,37 +58,32 @@ class Options:
 class Session:
     """An opened kernel."""
 
-    def __init__(self, dump: Dump, vmlinux: ElfFile, options: Options | None = None) -> None:
+    def __init__(self, dump: Dump, vmlinux: ElfFile | None, options: Options | None = None) -> None:
         self.options = options or Options()
         self.dump = dump
         self.dump.zero_excluded = self.options.zero_excluded
         self.vmlinux = vmlinux
-        self.arch: Arch = find_arch(vmlinux.machine, vmlinux.byte_order, vmlinux.word_bits)
-        self.physical = PhysicalSpace(dump, self.arch.byte_order, self.arch.word_bytes)
-        raw = dump.info.vmcoreinfo
-        self.vmcoreinfo: VmcoreInfo | None = parse_vmcoreinfo(raw) if raw else None
         self._cache: dict[Any, Any] = {}
         #: The context task (a kcrash.linux.tasks.Task), as ``set`` shows and changes it.
         self.context: Any = None
+        self._check_build_id()
         self._open()
 
     def _open(self) -> None:
-        table = ElfSymbols(self.vmlinux)
-        self._check_build_id()
-        probe = LayoutProbe(self.dump, self.vmcoreinfo, self.physical, table.link_address, table.image)
-        self.layout: KernelLayout = self.arch.find_layout(probe)
-        table.bias = self.layout.kaslr
-        self.memory = PagedSpace(
-            "kernel", self.physical, self.layout.paging, self.layout.top_table, self.layout.linear
-        )
-        low, high = (address + self.layout.kaslr for address in table.image)
-        self.symbols = Symbols(table, (low, high), self.release_hint)
+        kernel = locate(self.dump, self.vmlinux, self.options.progress)
+        self.arch: Arch = kernel.arch
+        self.physical = kernel.physical
+        self.layout: KernelLayout = kernel.layout
+        self.memory = kernel.memory
+        self.vmcoreinfo: VmcoreInfo | None = kernel.vmcoreinfo
+        low, high = (address + self.layout.kaslr for address in kernel.table.image)
+        self.symbols = Symbols(kernel.table, (low, high), self.release_hint)
         if self.options.load_modules:
             self.symbols.on_demand(self._load_modules)
-        self.image: KernelImage = FirstOf(
-            FileImage(self.vmlinux, self.layout.kaslr),
-            MemoryImage(self.symbols.find_kernel, self.memory.read),
-        )
+        in_memory = MemoryImage(self.symbols.find_kernel, self.memory.read)
+        self.image: KernelImage = in_memory
+        if self.vmlinux is not None:
+            self.image = FirstOf(FileImage(self.vmlinux, self.layout.kaslr), in_memory)
         self.types = Types(self.arch.byte_order, self.arch.word_bytes)
         self._add_types()
         self._check_banner()
@@ -125,16 +102,38 @@ class Session:
         if blob is not None:
             self.types.add(BtfSource(blob.data, blob.file, pointer_size=self.arch.word_bytes))
         self.types.add(DeclarationSource(self.types))
-        if ".debug_info" in self.vmlinux.sections or ".zdebug_info" in self.vmlinux.sections:
+        if self.has_dwarf:
             self.types.add(LazySource(lambda: self.dwarf), last_resort=blob is not None)
         elif blob is None:
-            raise BadFormat(self.vmlinux.path, "has neither BTF nor DWARF: no types")
+            raise BadFormat(self.kernel_name, "has neither BTF nor DWARF: no types")
+
+    @property
+    def kernel_name(self) -> str:
+        """What types and symbols come from: the vmlinux, or the dump."""
+        return self.vmlinux.path if self.vmlinux else self.dump.path
+
+    @property
+    def build_id(self) -> str | None:
+        """The kernel's build-id in hex, from VMCOREINFO or the vmlinux."""
+        told = self.vmcoreinfo.build_id if self.vmcoreinfo else None
+        return told or (self.vmlinux.build_id if self.vmlinux else None)
+
+    @property
+    def has_dwarf(self) -> bool:
+        """True if there is a vmlinux with DWARF."""
+        sections = self.vmlinux.sections if self.vmlinux else {}
+        return ".debug_info" in sections or ".zdebug_info" in sections
 
     @cached_property
     def dwarf(self) -> DwarfSource:
-        """The vmlinux's DWARF (kcrash.types.dwarf.DwarfSource), made when first used."""
+        """The vmlinux's DWARF (kcrash.types.dwarf.DwarfSource), made when first used.
+
+        Raises KcrashError without a vmlinux.
+        """
         from kcrash.types.dwarf import DwarfSource
 
+        if self.vmlinux is None:
+            raise KcrashError("there is no vmlinux, so no DWARF")
         return DwarfSource(self.vmlinux)
 
     def _load_modules(self) -> None:
@@ -145,8 +144,10 @@ class Session:
     # -- do the files belong together?
 
     def _check_build_id(self) -> None:
-        ours, theirs = self.vmlinux.build_id, self.vmcoreinfo.build_id if self.vmcoreinfo else None
-        if ours and theirs and ours != theirs and not self.options.force:
+        raw = self.dump.info.vmcoreinfo
+        ours = self.vmlinux.build_id if self.vmlinux else None
+        theirs = parse_vmcoreinfo(raw).build_id if raw and ours else None
+        if self.vmlinux and ours and theirs and ours != theirs and not self.options.force:
             raise MismatchError(
                 f"{self.vmlinux.path} is of another build than {self.dump.path}: "
                 f"build-id {ours}, the dump's kernel has {theirs} (--force uses it all the same)"
@@ -154,10 +155,17 @@ class Session:
 
     def _check_banner(self) -> None:
         """The banner in memory must be the vmlinux's: catches a wrong vmlinux where there is no build-id."""
-        if self.vmcoreinfo and self.vmcoreinfo.build_id and self.vmlinux.build_id:
+        if self.vmlinux is None or self.options.force:
             return
-        found = self._banner_of_file()
-        if found is None or self.options.force:
+        if (
+            self.dump.info.vmcoreinfo
+            and self.vmcoreinfo
+            and self.vmcoreinfo.build_id
+            and self.vmlinux.build_id
+        ):
+            return
+        found = self._banner_of_file(self.vmlinux)
+        if found is None:
             return
         try:
             banner = self.memory.string(self.symbols.address("linux_banner"), 512)
@@ -171,15 +179,15 @@ class Session:
                 f"the dump has {_quoted(banner)} (--force uses it all the same)"
             )
 
-    def _banner_of_file(self) -> bytes | None:
+    def _banner_of_file(self, vmlinux: ElfFile) -> bytes | None:
         symbol = self.symbols.symbol("linux_banner")
         if symbol is None:
             return None
         address = symbol.address - self.layout.kaslr
-        for section in self.vmlinux.section_list:
+        for section in vmlinux.section_list:
             if section.addr <= address < section.addr + section.size and section.name == ".rodata":
                 at = section.offset + address - section.addr
-                return self.vmlinux.mm[at : at + 512].split(b"\0", 1)[0]
+                return vmlinux.mm[at : at + 512].split(b"\0", 1)[0]
         return None
 
     def _recover_vmcoreinfo(self) -> None:
@@ -221,7 +229,7 @@ class Session:
     def line_of(self, address: int) -> SourceLine | None:
         """The line of source that the code at a kernel address comes from; None where nothing tells."""
         low, high = self.symbols.kernel_range
-        if not low <= address < high or not self.dwarf.present():
+        if not low <= address < high or not self.has_dwarf:
             return None
         found = self.dwarf.line_of(address - self.layout.kaslr)
         return None if found is None else SourceLine(found.file, found.line)
@@ -266,18 +274,16 @@ def _quoted(text: bytes) -> str:
 
 
 def open_session(files: Sequence[str], options: Options | None = None) -> Session:
-    """Open ``files`` (a vmlinux and a dump, in any order, told apart by content).
+    """Open ``files`` (a vmlinux and a dump, in any order, told apart by content; or a dump alone).
 
     Raises KcrashError (BadFormat, MismatchError ...) or OSError.
     """
     kernels, dumps = sort_files(files)
     if not dumps:
-        raise KcrashError("no dump given: usage is kcrash [options] VMLINUX VMCORE")
-    if not kernels:
-        raise KcrashError(f"no vmlinux given for {dumps[0]}: usage is kcrash [options] VMLINUX VMCORE")
+        raise KcrashError("no dump given: usage is kcrash [options] [VMLINUX] VMCORE")
     if len(kernels) > 1:
         raise KcrashError(f"more than one vmlinux given: {', '.join(kernels)}")
-    return Session(open_dump(dumps), ElfFile(kernels[0]), options)
+    return Session(open_dump(dumps), ElfFile(kernels[0]) if kernels else None, options)
 
 
 def sort_files(files: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -130,7 +130,7 @@ def _decode_hidden(value: int, can_be_leaf: bool, is_pte: bool, mask: int) -> En
 def find_layout(probe: Any) -> KernelLayout:
     """Work out KASLR, phys_base and paging from VMCOREINFO, else from a CPU's registers.
 
-    ``probe``: see kcrash.session.LayoutProbe. Raises KcrashError if nothing in
+    ``probe``: see kcrash.locate.LayoutProbe. Raises KcrashError if nothing in
     the dump says where the kernel is.
     """
     facts = _from_vmcoreinfo(probe) or _from_cpu_registers(probe)
@@ -246,6 +246,8 @@ def _page_offset(probe: Any, kaslr: int, phys_base: int, five_level: bool) -> in
         base = piece.start - piece.physical
         if piece.start >> 47 and piece.start < START_KERNEL_MAP and base % (1 << 30) == 0:
             return int(base)
+    if not probe.has_symbols:
+        return None
     # A kernel without the variable was built without randomised memory.
     return None if linked is not None else PAGE_OFFSET_L5 if five_level else PAGE_OFFSET_L4
 

@@ -97,12 +97,13 @@ Field = Callable[["Session", "dict[str, object]"], "str | None"]
 
 
 def _kernel(session: Session, data: dict[str, object]) -> str:
-    data["kernel"] = session.vmlinux.path
+    name = session.vmlinux.path if session.vmlinux else "(in the dump)"
+    data["kernel"] = session.vmlinux.path if session.vmlinux else None
     tainted = bool(system.tainted_mask(session))
     patched, transition = system.livepatched(session), system.livepatch_transition(session)
     data.update(tainted=tainted, livepatch=patched, livepatch_transition=transition)
     marks = [(tainted, "[TAINTED]"), (patched, "[LIVEPATCH]"), (transition, "[TRANSITION]")]
-    return "  ".join([session.vmlinux.path, *(mark for there, mark in marks if there)])
+    return "  ".join([name, *(mark for there, mark in marks if there)])
 
 
 def _dumpfile(session: Session, data: dict[str, object]) -> str:

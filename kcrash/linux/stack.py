@@ -259,18 +259,28 @@ def frames(session: Session, task: Task, *, prefer_orc: bool = False) -> list[Fr
     registers, interrupted = start_registers(session, task)
     machine = unwinder(session)
     if interrupted:
-        deeper = _stopped_frames(session, task, registers)
+        deeper = _stopped_frames(session, task, registers, prefer_orc)
         if deeper:
-            return deeper
+            return _joined(deeper, machine.unwind(registers, prefer_orc=prefer_orc))
     return list(machine.unwind(registers, interrupted=interrupted, prefer_orc=prefer_orc))
 
 
-def _stopped_frames(session: Session, task: Task, registers: Registers) -> list[Frame]:
+def _joined(deeper: list[Frame], known: Iterator[Frame]) -> list[Frame]:
+    """``deeper`` ends at the frame that ``known`` starts with; from there on all registers are known."""
+    callers = list(known)[1:]
+    found = [*deeper, *callers]
+    return [frame._replace(level=level) for level, frame in enumerate(found)]
+
+
+def _stopped_frames(
+    session: Session, task: Task, registers: Registers, prefer_orc: bool = False
+) -> list[Frame]:
     """Frames from where the kernel stopped the CPU, if they can be proven to lead to ``registers``.
 
     A note holds the registers of the code that was stopped. Deeper frames, of the
     stop itself, are still on the stack: a return address into one of
-    STOP_FUNCTIONS is taken if unwinding from it comes back to the note's frame.
+    STOP_FUNCTIONS is taken if unwinding from it comes back to the note's frame,
+    which is the last of those returned.
     """
     sp = registers.get(session.arch.dwarf[session.arch.sp])
     pc = registers.get(session.arch.dwarf[session.arch.pc])
@@ -278,9 +288,10 @@ def _stopped_frames(session: Session, task: Task, registers: Registers) -> list[
         for slot, value in _stop_slots(session, stack):
             dwarf, after = session.arch.dwarf, slot + session.arch.word_bytes
             start = Registers({dwarf[session.arch.pc]: value, dwarf[session.arch.sp]: after})
-            found = list(unwinder(session).unwind(start, interrupted=False))
-            if _reaches(session, found, pc, sp):
-                return found
+            found = list(unwinder(session).unwind(start, interrupted=False, prefer_orc=prefer_orc))
+            reached = _reached(session, found, pc, sp)
+            if reached:
+                return [frame._replace(note="") for frame in found[: reached + 1]]
     return []
 
 
@@ -313,13 +324,14 @@ def _stop_ranges(session: Session) -> list[tuple[int, int]]:
     return found
 
 
-def _reaches(session: Session, found: list[Frame], pc: int | None, sp: int | None) -> bool:
-    """True if a frame is the note's: the same stack pointer, and the same function."""
+def _reached(session: Session, found: list[Frame], pc: int | None, sp: int | None) -> int:
+    """The index of the note's frame: the same stack pointer, and the same function; 0 if there is none."""
     own = session.arch.dwarf[session.arch.sp]
-    for frame in found[1:]:
+    for index, frame in enumerate(found[1:], 1):
         if frame.registers.get(own) == sp and frame.pc is not None and pc is not None:
-            return frame.pc == pc or _same_function(session, frame.pc - 1, pc)
-    return False
+            same = frame.pc == pc or _same_function(session, frame.pc - 1, pc)
+            return index if same else 0
+    return 0
 
 
 def _same_function(session: Session, one: int, other: int) -> bool:

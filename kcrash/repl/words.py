@@ -36,7 +36,7 @@ class Words:
         session = self._shell.context.session
         if session is None:
             return
-        self._listing = Listing(session.vmlinux.path, session.vmlinux.build_id)
+        self._listing = Listing(session.kernel_name, session.build_id)
         self._thread = threading.Thread(target=self._refresh, name="completion", daemon=True)
         self._thread.start()
 

@@ -1,0 +1,158 @@
+"""Where the kernel is: its architecture, layout and symbols, from a vmlinux or from the dump alone.
+
+VMCOREINFO says most of it (kernel/vmcore_info.c). Where the dump has no such
+note, a CPU's registers may do, or the kernel's own copy of the text in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from kcrash.arch import find_arch, find_arch_by_machine
+from kcrash.arch.base import Arch, KernelLayout, Paging
+from kcrash.dump.base import Dump
+from kcrash.dump.scan import vmcoreinfo_candidates
+from kcrash.dump.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
+from kcrash.errors import CorruptData, KcrashError, MemoryFault
+from kcrash.memory.space import PagedSpace, PhysicalSpace
+from kcrash.symbols.elffile import ElfFile
+from kcrash.symbols.kallsyms import KallsymsSymbols, kallsyms_of_vmcoreinfo
+from kcrash.symbols.table import ElfSymbols
+
+#: ``(what is being done, steps done, steps in all)``.
+Progress = Callable[[str, int, int], None]
+KernelTable = ElfSymbols | KallsymsSymbols
+
+
+@dataclass(frozen=True)
+class LayoutProbe:
+    """What an architecture looks at to find the kernel (kcrash.arch.base.Arch.find_layout).
+
+    ``link_address``: of a symbol, before KASLR; ``image``: of the whole kernel,
+    likewise, (0, 0) if unknown; ``has_symbols``: False while there are none yet.
+    """
+
+    dump: Dump
+    vmcoreinfo: VmcoreInfo | None
+    physical: PhysicalSpace
+    link_address: Callable[[str], int | None]
+    image: tuple[int, int]
+    has_symbols: bool = True
+
+    def space(self, paging: Paging, top: int) -> PagedSpace:
+        """Kernel memory through the page tables at physical address ``top``."""
+        return PagedSpace("kernel", self.physical, paging, top)
+
+
+class Kernel(NamedTuple):
+    """A kernel found in a dump."""
+
+    arch: Arch
+    layout: KernelLayout
+    physical: PhysicalSpace
+    memory: PagedSpace
+    table: KernelTable
+    vmcoreinfo: VmcoreInfo | None
+
+
+def locate(dump: Dump, vmlinux: ElfFile | None, progress: Progress | None = None) -> Kernel:
+    """Find the kernel. Raises KcrashError if nothing in the dump tells where it is."""
+    raw = dump.info.vmcoreinfo
+    info = parse_vmcoreinfo(raw) if raw else None
+    if vmlinux is not None:
+        return _with_file(dump, vmlinux, info, progress)
+    return _alone(dump, info, progress)
+
+
+def _space(physical: PhysicalSpace, layout: KernelLayout) -> PagedSpace:
+    return PagedSpace("kernel", physical, layout.paging, layout.top_table, layout.linear)
+
+
+# -- with a vmlinux
+
+
+def _with_file(dump: Dump, vmlinux: ElfFile, info: VmcoreInfo | None, progress: Progress | None) -> Kernel:
+    arch = find_arch(vmlinux.machine, vmlinux.byte_order, vmlinux.word_bits)
+    physical = PhysicalSpace(dump, arch.byte_order, arch.word_bytes)
+    table = ElfSymbols(vmlinux)
+    try:
+        layout = arch.find_layout(LayoutProbe(dump, info, physical, table.link_address, table.image))
+    except KcrashError:
+        info = info or _info_in_memory(dump, progress)
+        if info is None:
+            raise
+        layout = arch.find_layout(LayoutProbe(dump, info, physical, table.link_address, table.image))
+    table.bias = layout.kaslr
+    return Kernel(arch, layout, physical, _space(physical, layout), table, info)
+
+
+def _info_in_memory(dump: Dump, progress: Progress | None) -> VmcoreInfo | None:
+    """The kernel's own copy of VMCOREINFO; the copy that the panic finished, if there is one."""
+    found = list(vmcoreinfo_candidates(dump, _told(progress, "searching for VMCOREINFO")))
+    best = max(found, key=lambda candidate: candidate.rank, default=None)
+    return best.info if best else None
+
+
+def _told(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
+    if progress is None:
+        return None
+    return lambda done, total: progress(what, done, total)
+
+
+# -- the dump alone
+
+
+def _alone(dump: Dump, info: VmcoreInfo | None, progress: Progress | None) -> Kernel:
+    """Symbols from the kernel's kallsyms: first what can be had without any symbol, then the whole."""
+    arch = _arch_of(dump)
+    physical = PhysicalSpace(dump, arch.byte_order, arch.word_bytes)
+    info = info or _info_in_memory(dump, progress)
+    if info is None:
+        raise KcrashError(f"{dump.path}: no VMCOREINFO in it: give the kernel's vmlinux too")
+    rough = arch.find_layout(LayoutProbe(dump, info, physical, lambda name: None, (0, 0), has_symbols=False))
+    table = _kallsyms(info, physical, _space(physical, rough), progress)
+    table.bias = rough.kaslr
+    layout = arch.find_layout(LayoutProbe(dump, info, physical, table.link_address, table.image))
+    return Kernel(arch, layout, physical, _space(physical, layout), table, info)
+
+
+def _arch_of(dump: Dump) -> Arch:
+    info = dump.info
+    if info.machine is not None:
+        return find_arch(info.machine, info.byte_order, info.word_bits)
+    found = find_arch_by_machine(info.utsname.machine, info.byte_order)
+    if found is None:
+        raise KcrashError(
+            f"{dump.path}: machine {info.utsname.machine or '(not named)'!r} is not known: give a vmlinux"
+        )
+    return found
+
+
+def _kallsyms(
+    info: VmcoreInfo, physical: PhysicalSpace, memory: PagedSpace, progress: Progress | None
+) -> KallsymsSymbols:
+    """The tables that VMCOREINFO names, else those found by searching."""
+    try:
+        found = kallsyms_of_vmcoreinfo(memory, info)
+    except (CorruptData, MemoryFault):
+        found = None
+    return found or _searched(physical, memory, progress)
+
+
+def _searched(physical: PhysicalSpace, memory: PagedSpace, progress: Progress | None) -> KallsymsSymbols:
+    from kcrash.symbols.kallsyms_scan import find_kallsyms, find_virtual, moved
+
+    found = find_kallsyms(physical, progress=_told(progress, "searching for kallsyms"))
+    if found is None:
+        raise KcrashError(f"{physical.dump.path}: no symbols (kallsyms) in it: give the kernel's vmlinux too")
+    table, shift = found
+    if shift:
+        return table
+    names = table.tables.names  # place-relative tables: only page tables tell where they run
+    half = 1 << 8 * memory.word_bytes - 1
+    virtual = find_virtual(memory, names, half, 2 * half)
+    if virtual is None:
+        raise KcrashError(f"{physical.dump.path}: the kernel's symbols are in no page table")
+    return moved(table, virtual - names)
