@@ -39,6 +39,8 @@ class Entries:
         offset: int = 0,
     ) -> None:
         self.mask = context.session.word_mask
+        self.word = context.session.arch.word_bytes
+        self.symbols = context.session.symbols
         self.offset = offset
         self.radix = radix
         self.showers: list[tuple[Shower, list[Part] | None]] = []
@@ -98,8 +100,18 @@ class Entries:
         if scalar_format(plain) and plain.kind != "float":
             order: Any = shower.scope.types.byte_order
             start, end = member.offset, member.offset + plain.size
-            return lambda data, _address: prefix + show(int.from_bytes(data[start:end], order))
+            text = self._text_symbol if plain.size == self.word else _nothing
+            return lambda data, _address: (
+                prefix + (show(number := int.from_bytes(data[start:end], order)) + text(number))
+            )
         return lambda data, address: shower.formatter.member_text(found, data, address)
+
+    def _text_symbol(self, number: int) -> str:
+        """`` <schedule+12>`` behind a number that is the address of an instruction."""
+        found = self.symbols.at(number) if number >> 16 else None
+        if found is None or found[0].type not in "tTwW":
+            return ""
+        return f" <{self.symbols.format(number)}>"
 
     def _string_part(self, shower: Shower, found: Selected, prefix: str) -> Part:
         space, limit = shower.scope.memory, shower.formatter.style.elements
@@ -112,6 +124,10 @@ class Entries:
             return f'{prefix}{pointer:#x}  "{escape(text)}"'
 
         return part
+
+
+def _nothing(_number: int) -> str:
+    return ""
 
 
 def _is_char(pointer: PointerType) -> bool:
