@@ -11,6 +11,7 @@ from kcrash.debuginfo.search import (
     Tried,
     find_kernel,
     find_module,
+    may_hold_kernel,
 )
 from kcrash.debuginfo.unpack import Progress, unpack_boot_image
 
@@ -24,5 +25,6 @@ __all__ = [
     "Tried",
     "find_kernel",
     "find_module",
+    "may_hold_kernel",
     "unpack_boot_image",
 ]

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from kcrash.debuginfo import places
 from kcrash.debuginfo.cache import Cache
 from kcrash.debuginfo.debuginfod import Client, settings_for
-from kcrash.debuginfo.unpack import Progress, boot_image, is_plain, unpack
+from kcrash.debuginfo.unpack import Progress, boot_image, compression, is_plain, unpack
 from kcrash.errors import BadFormat, KcrashError, MismatchError
 from kcrash.symbols.elffile import ET_CORE, ET_DYN, ET_EXEC, ET_REL, SHT_NOBITS, ElfFile
 
@@ -381,6 +381,28 @@ def _reason(error: Exception) -> str:
 def _quoted(text: str) -> str:
     """A word out of the dump, fit for one line."""
     return text if places.is_release(text) else repr(text[:100])
+
+
+def may_hold_kernel(path: AnyPath) -> bool:
+    """Whether an argument is to be ``given`` to ``find_kernel`` rather than opened as a dump.
+
+    True for folders, ELF files that are neither cores nor objects, compressed files and boot images. Raises
+    OSError.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return True
+    if not path.is_file():
+        path.stat()
+        return False
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head.startswith(b"\x7fELF"):
+        try:
+            return ElfFile(path).type not in (ET_CORE, ET_REL)
+        except BadFormat:
+            return False
+    return compression(head) is not None or boot_image(path) is not None
 
 
 def find_kernel(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kcrash.debuginfo import Cache, Finder, Found, NotFound, find_kernel, find_module
+from kcrash.debuginfo import Cache, Finder, Found, NotFound, find_kernel, find_module, may_hold_kernel
 from kcrash.errors import KcrashError, MismatchError
 from tests.debuginfo.conftest import OTHER, RELEASE, WANTED, Place
 
@@ -261,6 +261,21 @@ def test_what_elfutils_fetched(
     (tmp_path / "own" / OTHER / "debuginfo").touch()  # how elfutils remembers a miss
     answer = finder.find_kernel(OTHER, RELEASE)
     assert isinstance(answer, NotFound) and not answer.tried
+
+
+def test_arguments_that_may_hold_a_kernel(tmp_path: Path, place: Place) -> None:
+    for name in ("vmlinux", "vmlinux.gz", "vmlinux.xz", "vmlinux.zst", "vmlinux.bz2"):
+        assert may_hold_kernel(place(tmp_path / name))
+    bzimage(tmp_path / "vmlinuz")
+    assert may_hold_kernel(tmp_path / "vmlinuz") and may_hold_kernel(tmp_path)
+    (tmp_path / "dump").write_bytes(b"KDUMP   " + bytes(5000))
+    (tmp_path / "cut").write_bytes(b"\x7fELF")
+    fifo(tmp_path / "fifo")
+    for name in ("dump", "cut", "fifo"):
+        assert not may_hold_kernel(tmp_path / name)
+    assert not may_hold_kernel(place(tmp_path / "x.ko", kind="module"))
+    with pytest.raises(FileNotFoundError):
+        may_hold_kernel(tmp_path / "none")
 
 
 # -- modules
