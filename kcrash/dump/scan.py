@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]
 PIECE = 8 << 20  # bytes searched at once
 START = b"OSRELEASE="
 MAX_TEXT = 65536
-MAX_TRIES = 4096  # places that begin like the text: a hostile dump can hold as many as it has words
+MAX_TRIES = 1024  # places that begin like the text: a hostile dump can hold as many as it has words
 
 
 class Piece(NamedTuple):

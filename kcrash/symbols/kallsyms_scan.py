@@ -296,9 +296,9 @@ def _candidates(physical: PhysicalSpace, tables: Tables, count: int) -> Iterator
         else:
             yield tables._replace(offsets=at)
         yield tables._replace(addresses=at)
-    base = tables.num_syms - word
-    yield tables._replace(offsets=base - 4 * count & -word, relative_base=base)
-    yield tables._replace(addresses=tables.num_syms - word * count)
+    number = tables.num_syms & -word
+    yield tables._replace(offsets=number - word - 4 * count & -word, relative_base=number - word)
+    yield tables._replace(addresses=number - word * count)
 
 
 def _up(address: int, to: int) -> int:
