@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
+import hashlib
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.lab import cache, initrd
-from tests.lab.kernels import Kernel
-from tests.lab.qemu import Guest, GuestBroke, Machine, booted
+from tests.lab.kernels import CAPTURE_MODULES, Kernel
+from tests.lab.qemu import DISKS, Guest, GuestBroke, Machine, booted
 from tests.lab.toolbox import PACKAGES, Toolbox, versions
 
 TRIES = 3
 READY_LIMIT = 240.0
-SAVE_LIMIT = 400.0
+SAVE_LIMIT = 600.0
 
 # What dump-guest-memory writes at READY, the machine stopped: file name -> its format.
 QEMU_DUMPS = {
@@ -27,12 +29,29 @@ QEMU_DUMPS = {
     "qemu-zlib-raw": "kdump-raw-zlib",
 }
 
+# What makedumpfile writes in the capture kernel, from /proc/vmcore: file name -> its options.
+CAPTURED = {
+    "zlib-d1": ("-c", "-d", "1"),
+    "zlib-d31": ("-c", "-d", "31"),
+    "lzo-d1": ("-l", "-d", "1"),
+    "lzo-d31": ("-l", "-d", "31"),
+    "zstd-d1": ("-z", "-d", "1"),
+    "zstd-d31": ("-z", "-d", "31"),
+}
+SCALE_CAPTURED = ("zlib-d31",)
+MIB = 1 << 20
+
 
 def recipe() -> str:
-    """The digest of the code that makes dumps, this machine's and the guest's."""
+    """The digest of what makes dumps: the code, this machine's and the guest's, and the compiler."""
     here = Path(__file__).parent
     code = [here / name for name in ("boots.py", "initrd.py", "qemu.py", "guest/compat")]
-    return cache.digest(PACKAGES, initrd.GUEST, *code)
+    return cache.digest(PACKAGES, CAPTURE_MODULES, _compiler(), initrd.GUEST, *code)
+
+
+@functools.cache
+def _compiler() -> str:
+    return subprocess.run(["gcc", "-dumpfullversion"], check=True, capture_output=True, text=True).stdout
 
 
 def prune() -> None:
@@ -57,6 +76,11 @@ class Boot:
         what = (self.kernel.release, self.kernel.package_version, self.machine, self.scale)
         return f"boots/{recipe()}/{self.kernel.version}{kind}-{cache.digest(*what)}"
 
+    @property
+    def captured(self) -> initrd.Captured:
+        """The forms that the capture kernel writes besides the raw one: of a large boot not all."""
+        return {name: CAPTURED[name] for name in (SCALE_CAPTURED if self.scale else CAPTURED)}
+
     def run(self, box: Toolbox) -> Path:
         """The folder with what the boot left, booting (up to three times) when it is not there."""
         return cache.keep(self.name, lambda folder: self._make(box, folder))
@@ -65,7 +89,7 @@ class Boot:
         folder.mkdir()
         (folder / "made-of").write_text(f"{self}\n{versions(box)}")
         initrd.build_workload(folder / "root")
-        packed = initrd.first(self.kernel, box, folder / "root")
+        packed = initrd.first(self.kernel, box, folder / "root", self.captured)
         self._retry(folder, lambda: self._boot(box, folder, packed))
 
     def _retry(self, folder: Path, boot: Callable[[], None]) -> None:
@@ -84,9 +108,7 @@ class Boot:
         (broken / f"{self.name.replace('/', '-')}.log").write_bytes((folder / "console.log").read_bytes())
 
     def _boot(self, box: Toolbox, folder: Path, packed: bytes) -> None:
-        for name, size in (("saved", self.machine.memory + 64), ("disk", 32)):
-            cache.remove(folder / name)
-            subprocess.run(["truncate", "-s", f"{size}M", str(folder / name)], check=True)
+        self._new_disks(folder)
         (folder / "initrd.gz").write_bytes(packed)
         started = time.monotonic()
         with booted(box, self.machine_with_scale(), self.kernel.image, folder) as guest:
@@ -96,10 +118,19 @@ class Boot:
                 _dump_stopped(guest, folder)
             guest.send("go")
             guest.wait_end(SAVE_LIMIT)
-            _take_saved(guest.console(), folder)
+        saved = reports(guest.console())
+        _take_saved(folder, saved, ["elf", *self.captured])
         total = time.monotonic() - started
         say(f"{self.name}: ready after {ready - started:.0f} s, saved after {total:.0f} s")
+        say("in the capture kernel: " + ", ".join(f"{r.name} {r.seconds:.1f} s" for r in saved.values()))
         _tidy(folder)
+
+    def _new_disks(self, folder: Path) -> None:
+        one = self.machine.memory + 64
+        for name, size in zip(DISKS, (one * (1 + len(self.captured)), 32, one), strict=True):
+            cache.remove(folder / name)
+            with (folder / name).open("wb") as disk:
+                disk.truncate(size * MIB)
 
     def machine_with_scale(self) -> Machine:
         """The machine, its command line telling the guest how many threads to start."""
@@ -125,18 +156,67 @@ def _dump_stopped(guest: Guest, folder: Path) -> None:
     guest.do("cont")
 
 
-def _take_saved(console: str, folder: Path) -> None:
-    found = re.search(r"^SAVED (\d+)$", console, re.MULTILINE)
-    if not found:
-        raise GuestBroke("the capture kernel saved nothing")
-    saved = folder / "saved"
-    with saved.open("r+b") as file:
-        file.truncate(int(found[1]))
-    saved.rename(folder / "elf")
+# name, offset in MiB, size, MD5, and the time it took: from, until
+_SAVED = r"^SAVED (\S+) (\d+) (\d+) ([0-9a-f]{32}) ([\d.]+) ([\d.]+)$"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the capture kernel's console says of a dump it saved."""
+
+    name: str
+    offset: int  # on the disk "saved"
+    size: int
+    md5: str
+    seconds: float
+
+
+def reports(console: str) -> dict[str, Report]:
+    """The capture kernel's reports, by the names of the forms."""
+    return {
+        name: Report(name, int(at) * MIB, int(size), md5, float(ended) - float(started))
+        for name, at, size, md5, started, ended in re.findall(_SAVED, console, re.MULTILINE)
+    }
+
+
+def _take_saved(folder: Path, saved: Mapping[str, Report], wanted: Iterable[str]) -> None:
+    """elf, and the others as they would be named if makedumpfile had made them here (see forms.py)."""
+    if missing := [name for name in wanted if name not in saved]:
+        raise GuestBroke(f"the capture kernel did not save {', '.join(missing)}")
+    disk = folder / "saved"
+    cache.remove(folder / "forms")
+    (folder / "forms").mkdir()
+    for report in saved.values():
+        _check(disk, report)
+        if report.name != "elf":
+            _copy(disk, report, folder / "forms" / report.name)
+    with disk.open("r+b") as file:
+        file.truncate(saved["elf"].size)
+    disk.rename(folder / "elf")
+
+
+def _check(disk: Path, report: Report) -> None:
+    total = hashlib.md5()
+    for piece in _pieces(disk, report):
+        total.update(piece)
+    if total.hexdigest() != report.md5:
+        raise GuestBroke(f"{report.name} is not what the capture kernel wrote")
+
+
+def _copy(disk: Path, report: Report, target: Path) -> None:
+    with target.open("wb") as out:
+        out.writelines(_pieces(disk, report))
+
+
+def _pieces(disk: Path, report: Report) -> Iterator[bytes]:
+    with disk.open("rb") as file:
+        file.seek(report.offset)
+        for left in range(report.size, 0, -MIB):
+            yield file.read(min(left, MIB))
 
 
 def _tidy(folder: Path) -> None:
-    for name in ("initrd.gz", "qmp"):
+    for name in ("initrd.gz", "qmp", "scratch"):
         cache.remove(folder / name)
     for dump in folder.glob("*elf"):
         subprocess.run(["fallocate", "--dig-holes", str(dump)], check=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 Make = Callable[[Path], None]
+PART = ".part-"
 
 
 def root() -> Path:
@@ -57,9 +58,14 @@ def keep(name: str, make: Make) -> Path:
     return target
 
 
+def final(part: Path) -> Path:
+    """What the temporary path that a Make is given becomes."""
+    return part.with_name(part.name.removeprefix(PART))
+
+
 def _make(target: Path, make: Make) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".part-{target.name}")
+    part = target.with_name(PART + target.name)
     remove(part)  # left by a process that died: the lock is ours, so nobody makes it now
     try:
         make(part)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab import cache
-from tests.lab.boots import QEMU_DUMPS
+from tests.lab.boots import CAPTURED, QEMU_DUMPS
 from tests.lab.toolbox import Toolbox
 
 READY, PANIC = "ready", "panic"
@@ -15,7 +15,10 @@ READY, PANIC = "ready", "panic"
 
 @dataclass(frozen=True)
 class Form:
-    """How a dump is written: by the boot itself, or by makedumpfile with options from the raw ELF dump."""
+    """How a dump is written: by the boot itself, or by makedumpfile with options from the raw ELF dump.
+
+    Those of boots.CAPTURED makedumpfile wrote in the capture kernel: the boot laid them where they belong.
+    """
 
     name: str
     moment: str
@@ -34,12 +37,7 @@ def _made(name: str, *options: str, flat: bool = False) -> Form:
 _ROWS = (
     Form("elf", PANIC),
     *(Form(name, READY) for name in QEMU_DUMPS),
-    _made("zlib-d1", "-c", "-d", "1"),
-    _made("zlib-d31", "-c", "-d", "31"),
-    _made("lzo-d1", "-l", "-d", "1"),
-    _made("lzo-d31", "-l", "-d", "31"),
-    _made("zstd-d1", "-z", "-d", "1"),
-    _made("zstd-d31", "-z", "-d", "31"),
+    *(_made(name, *options) for name, options in CAPTURED.items()),
     _made("plain-d31", "-d", "31"),
     _made("makedumpfile-elf-d31", "-E", "-d", "31"),
     _made("flat-zlib-d31", "-F", "-c", "-d", "31", flat=True),

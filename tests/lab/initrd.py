@@ -5,15 +5,19 @@ from __future__ import annotations
 import gzip
 import re
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.lab.kernels import CAPTURE_MODULES, MODULES, Kernel
 from tests.lab.toolbox import Toolbox
 
 GUEST = Path(__file__).parent / "guest"
+# Name of a form -> makedumpfile's options.
+Captured = Mapping[str, Sequence[str]]
+
 FILE, FOLDER, LINK = 0o100755, 0o040755, 0o120777
 
-KEXEC = '#!/bin/sh\nexec /tools/loader --library-path /tools /tools/kexec "$@"\n'
+RUN_TOOL = '#!/bin/sh\nexec /tools/loader --library-path /tools /tools/{name} "$@"\n'
 
 
 class Archive:
@@ -83,15 +87,23 @@ def _libraries(program: Path) -> list[Path]:
     return [Path(path) for path in re.findall(r"(/\S+) \(", listed)]
 
 
-def first(kernel: Kernel, box: Toolbox, sysroot: Path) -> bytes:
-    """What the crashing kernel starts from."""
+def first(kernel: Kernel, box: Toolbox, sysroot: Path, captured: Captured) -> bytes:
+    """What the crashing kernel starts from; captured: the forms the capture kernel writes."""
     archive = _base(kernel, box, MODULES, "init")
     for path in sorted(sysroot.rglob("*")):
         if path.is_file():
             archive.add_file(str(path.relative_to(sysroot)), path)
-    _add_kexec(archive, box)
+    _add_tool(archive, box, "kexec")
     archive.add_file("vmlinuz", kernel.image)
-    archive.add("capture.gz", _base(kernel, box, CAPTURE_MODULES, "init-capture").packed())
+    archive.add("capture.gz", _capture(kernel, box, captured))
+    return archive.packed()
+
+
+def _capture(kernel: Kernel, box: Toolbox, captured: Captured) -> bytes:
+    archive = _base(kernel, box, CAPTURE_MODULES, "init-capture")
+    _add_tool(archive, box, "makedumpfile")
+    lines = (" ".join([name, *options]) + "\n" for name, options in captured.items())
+    archive.add("captured", "".join(lines).encode())
     return archive.packed()
 
 
@@ -105,11 +117,11 @@ def _base(kernel: Kernel, box: Toolbox, modules: tuple[str, ...], init: str) -> 
     return archive
 
 
-def _add_kexec(archive: Archive, box: Toolbox) -> None:
-    """kexec with the toolbox's own C library: the workload's is this machine's."""
-    program = box.which("kexec")
-    archive.add_file("tools/kexec", box.root / program.lstrip("/"))
+def _add_tool(archive: Archive, box: Toolbox, tool: str) -> None:
+    """A program with the toolbox's own C library: the workload's is this machine's."""
+    program = box.which(tool)
+    archive.add_file(f"tools/{tool}", box.root / program.lstrip("/"))
     for library in box.libraries(program):
         name = "loader" if library.name.startswith("ld-linux") else library.name
         archive.add_file(f"tools/{name}", library)
-    archive.add("bin/kexec", KEXEC.encode())
+    archive.add(f"bin/{tool}", RUN_TOOL.format(name=tool).encode())

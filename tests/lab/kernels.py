@@ -19,7 +19,7 @@ MODULES = (
     *("842_decompress", "842", "zstd_compress", "deflate", "zram", "qemu_fw_cfg"),
     *("crc16", "crc32c_generic", "crc32c-cryptoapi", "libcrc32c", "mbcache", "jbd2", "ext4"),
 )
-CAPTURE_MODULES = MODULES[:6]
+CAPTURE_MODULES = (*MODULES[:6], *MODULES[-7:])
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -110,9 +111,14 @@ def cached(version: str, *, scale: int = 0, cpu: str = "max") -> bool:
     return (cache.root() / _boot(version, scale, cpu).name).exists()
 
 
+def drgn_name() -> str:
+    """Where drgn's virtual environment is kept below the cache."""
+    return f"drgn-{cache.digest(DRGN, sys.version, 'its scripts run')}"
+
+
 def drgn() -> Path:
-    """A Python that has drgn."""
-    folder = cache.keep(f"drgn-{cache.digest(DRGN, sys.version)}", _make_drgn)
+    """A Python that has drgn; drgn's scripts are beside it."""
+    folder = cache.keep(drgn_name(), _make_drgn)
     return folder / "bin" / "python"
 
 
@@ -120,6 +126,14 @@ def _make_drgn(folder: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     python = folder / "bin" / "python"
     subprocess.run([str(python), "-m", "pip", "install", "-q", DRGN], check=True)
+    _name_anew(folder, cache.final(folder))
+
+
+def _name_anew(venv: Path, final: Path) -> None:
+    """Scripts say the path of their Python: they must say the one that the folder is going to have."""
+    for path in (venv / "pyvenv.cfg", *(venv / "bin").iterdir()):
+        if not path.is_symlink() and path.is_file():
+            path.write_bytes(path.read_bytes().replace(os.fsencode(venv.name), os.fsencode(final.name)))
 
 
 def guest_source() -> Path:

@@ -14,6 +14,8 @@ from typing import Any
 
 from tests.lab.toolbox import Toolbox, kill_group
 
+# vda: what the capture kernel saved; vdb: the first kernel's files; vdc: the capture kernel's files.
+DISKS = ("saved", "disk", "scratch")
 BROKEN = ("Kernel panic", "BUG:", "Oops:", "double fault")
 
 
@@ -40,7 +42,7 @@ class Machine:
             *("-kernel", str(image), "-initrd", str(folder / "initrd.gz"), "-append", command_line),
             *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console", "-monitor", "none"),
             *("-qmp", f"unix:{folder}/qmp,server=on,wait=off", "-device", "vmcoreinfo"),
-            *("-drive", f"file={folder}/saved,{drive}", "-drive", f"file={folder}/disk,{drive}"),
+            *(word for disk in DISKS for word in ("-drive", f"file={folder}/{disk},{drive}")),
         ]
 
 

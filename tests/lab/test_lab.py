@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.lab import lab
-from tests.lab.boots import QEMU_DUMPS
+from tests.lab import cache, lab
+from tests.lab.boots import CAPTURED, MIB, QEMU_DUMPS, Report, reports
 from tests.lab.cache import digest, keep
 from tests.lab.initrd import Archive
 from tests.lab.kernels import SUITES
@@ -333,6 +335,38 @@ def test_registers_of_qemu_are_those_of_the_spinner(dumps: Dumps) -> None:
 
 def test_forms_are_there(dumps: Dumps) -> None:
     assert set(QEMU_DUMPS) | {"elf", "zlib-d1", "zstd-d31", "flat-zlib-d31"} <= set(dumps.forms)
+
+
+def test_capture_kernel_wrote_the_forms(dumps: Dumps) -> None:
+    """After READY the console names the size and the checksum that each file has."""
+    saved = reports(dumps.console.split("\nREADY\n")[1])
+    assert set(saved) == {"elf", *CAPTURED}
+    for name, report in saved.items():
+        data = dumps.forms[name].read_bytes()
+        assert (len(data), hashlib.md5(data).hexdigest()) == (report.size, report.md5), name
+
+
+def test_host_writes_the_same(dumps: Dumps, tmp_path: Path) -> None:
+    """makedumpfile on this machine, from the raw dump, gives the bytes that it gave in the capture kernel."""
+    target = tmp_path / "dump"
+    argv: list[str | Path] = ["makedumpfile", *CAPTURED["zstd-d31"], dumps.forms["elf"], target]
+    assert lab.toolbox().run(argv, binds=[tmp_path]).returncode == 0
+    assert target.read_bytes() == dumps.forms["zstd-d31"].read_bytes()
+
+
+def test_reports_are_whole_lines() -> None:
+    md5 = "0123456789abcdef" * 2
+    console = f"SAVED elf 0 7 {md5} 1.50 4.00\nSAVED x 1 9 [ 1.0] kernel\nSAVED y 3 4 {md5[1:]} 4.00 5.00\n"
+    assert reports(console) == {"elf": Report("elf", 0, 7, md5, 2.5)}
+    assert reports(f"SAVED x 2 7 {md5} 1.00 2.00")["x"].offset == 2 * MIB
+
+
+def test_drgn_script_runs() -> None:
+    """Its scripts name the Python that is beside them."""
+    if not (cache.root() / lab.drgn_name()).exists() and not os.environ.get("KCRASH_LAB"):
+        pytest.skip("no drgn: set KCRASH_LAB=1")
+    done = subprocess.run([lab.drgn().with_name("drgn-crash"), "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_mix64_is_splitmix64() -> None:
