@@ -96,10 +96,8 @@ class Shell:
                 raise
             error_line("")
             status = INTERRUPTED
-        except OutputClosed as closed:
-            if closed.ours or self._depth > 1:
-                raise
-            status = 0
+        except OutputClosed:
+            raise
         except UsageError as error:
             status = self._usage(error)
         except KcrashError as error:
@@ -146,13 +144,13 @@ class Shell:
             return 1 if run_shell(line.shell) in _NOT_RUN else 0
         if not line.command and not line.input:
             return 0
-        if not line.command:
-            with self._redirected(line):
-                return self.run_file(line.input)
-        texts = self._expanded(line)
-        with self._redirected(line) as ending:
-            status = max((self._execute(text, line.literal) for text in texts), default=0)
-        return max([status, *ending])
+        texts = self._expanded(line) if line.command else []
+        with self._redirected(line) as statuses:
+            if not line.command:
+                statuses.append(self.run_file(line.input))
+            for text in texts:
+                statuses.append(self._execute(text, line.literal))
+        return max(statuses, default=0)
 
     def _expanded(self, line: Line) -> list[str]:
         """The command, once for each line of its input file."""
@@ -215,20 +213,26 @@ class Shell:
 
     @contextmanager
     def _redirected(self, line: Line) -> Iterator[list[int]]:
-        """Output for a line; the yielded list gets 1 if the reader of a pipe could not be run."""
-        ending: list[int] = []
+        """Output for a line; the yielded list of statuses gets 1 if the reader of a pipe could not be run.
+
+        A reader that has seen enough ends the line, and is no failure.
+        """
+        statuses: list[int] = []
         outer = self._output
         inner = self._open(line)
         if inner is None:
-            yield ending
+            yield statuses
             return
         self._output = inner
         try:
-            yield ending
+            yield statuses
+        except OutputClosed as closed:
+            if closed.ours:
+                raise
         finally:
             self._output = outer
             if inner.close() in _NOT_RUN:
-                ending.append(1)
+                statuses.append(1)
 
     def _open(self, line: Line) -> Output | None:
         """The output of a line; None if it stays as it is."""
