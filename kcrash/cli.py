@@ -20,6 +20,7 @@ from kcrash.commands._arguments import Arguments, Declaration, Exclusive, Flag, 
 from kcrash.commands._shell import INTERRUPTED, Exit, Shell
 from kcrash.commands._words import Word
 from kcrash.errors import CommandError, KcrashError, UsageError
+from kcrash.output.progress import Progress
 from kcrash.output.streams import OutputClosed, Stdout
 from kcrash.output.terminal import error_line
 
@@ -52,7 +53,7 @@ OPTIONS = Declaration(
         Rest("files", "vmlinux and dump, in any order", "file"),
     ]
 )
-USAGE = "kcrash [options] VMLINUX VMCORE"
+USAGE = "kcrash [options] [VMLINUX] VMCORE"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -196,12 +197,29 @@ def _open(args: Arguments) -> Session:
     return open_session(
         files,
         Options(
+            progress=_Progresses(),
             force=args.force,
             zero_excluded=args.zero_excluded,
             module_dirs=args.mod,
             load_modules=not (args.no_modules or args.minimal),
         ),
     )
+
+
+class _Progresses:
+    """A progress line for each slow task of opening, told by name and absolute numbers."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self._bar is None or self._bar.what != what:
+            if self._bar is not None:
+                self._bar.clear()
+            self._bar = Progress(what, total or None)
+        self._bar.advance(done - self._bar.done)
+        if total and done >= total:
+            self._bar.clear()
 
 
 def _shell(args: Arguments, session: Session) -> int:

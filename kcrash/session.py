@@ -269,35 +269,70 @@ class Session:
         self.dump.close()
 
 
-def _quoted(text: bytes) -> str:
-    return repr(text[:120].decode("ascii", "replace").strip())
-
-
 def open_session(files: Sequence[str], options: Options | None = None) -> Session:
-    """Open ``files`` (a vmlinux and a dump, in any order, told apart by content; or a dump alone).
+    """Open ``files``: a dump, and a vmlinux or where one may be found, in any order, told apart by content.
 
+    Without a vmlinux one of the dump's build is looked for where distributions
+    put them and at $DEBUGINFOD_URLS; if there is none, the dump alone has to do.
     Raises KcrashError (BadFormat, MismatchError ...) or OSError.
     """
+    options = options or Options()
     kernels, dumps = sort_files(files)
     if not dumps:
         raise KcrashError("no dump given: usage is kcrash [options] [VMLINUX] VMCORE")
-    if len(kernels) > 1:
-        raise KcrashError(f"more than one vmlinux given: {', '.join(kernels)}")
-    return Session(open_dump(dumps), ElfFile(kernels[0]) if kernels else None, options)
+    dump = open_dump(dumps)
+    try:
+        return Session(dump, _vmlinux(dump, kernels, options), options)
+    except BaseException:
+        dump.close()
+        raise
 
 
 def sort_files(files: Sequence[str]) -> tuple[list[str], list[str]]:
-    """``(kernels, dumps)``: an ELF file that is no core is a kernel; all else must be a dump."""
+    """``(kernels, dumps)``: folders, packed files and ELF files that are no cores are, or hold, kernels."""
+    from kcrash.debuginfo import may_hold_kernel
+
     kernels: list[str] = []
     dumps: list[str] = []
     for file in files:
-        (kernels if _is_kernel(file) else dumps).append(file)
+        (kernels if _is_kernel(file) or may_hold_kernel(file) else dumps).append(file)
     return kernels, dumps
 
 
 def _is_kernel(file: str) -> bool:
     try:
         kind = ElfFile(file).type
-    except BadFormat:
+    except (BadFormat, OSError):
         return False
     return kind not in (ET_CORE, ET_REL)
+
+
+def _vmlinux(dump: Dump, given: list[str], options: Options) -> ElfFile | None:
+    """The vmlinux given, or found; None if the dump has to do without."""
+    if len(given) == 1 and _is_kernel(given[0]):
+        return ElfFile(given[0])
+    from kcrash.debuginfo import Found, find_kernel
+
+    info = parse_vmcoreinfo(dump.info.vmcoreinfo) if dump.info.vmcoreinfo else None
+    build_id = info.build_id if info else None
+    if not given and build_id is None:
+        return None
+    release = (info.osrelease if info else "") or dump.info.utsname.release
+    found = find_kernel(
+        build_id, release, given=given, force=options.force, progress=_absolute(options.progress)
+    )
+    if isinstance(found, Found):
+        return ElfFile(found.path)
+    if given:
+        raise found.error()
+    return None
+
+
+def _absolute(progress: Progress | None) -> Callable[[str, int, int | None], None] | None:
+    if progress is None:
+        return None
+    return lambda what, done, total: progress(what, done, total or 0)
+
+
+def _quoted(text: bytes) -> str:
+    return repr(text[:120].decode("ascii", "replace").strip())

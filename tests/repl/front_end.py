@@ -8,13 +8,17 @@ from typing import Any
 
 import kcrash.cli
 
+SYMBOLS = {"jiffies": 0xFFFFFFFF82007980}
+
 
 def _open(args: Any) -> Any:
     level = SimpleNamespace(shift=12)
     return SimpleNamespace(
         close=lambda: None,
         vmlinux=SimpleNamespace(path="/nonexistent", build_id=None),
-        symbols=SimpleNamespace(find={"jiffies": 0xFFFFFFFF82007980}.get, all=lambda: iter(())),
+        kernel_name="/nonexistent",
+        build_id=None,
+        symbols=SimpleNamespace(find=SYMBOLS.get, find_kernel=SYMBOLS.get, all=lambda: iter(())),
         types=SimpleNamespace(find=lambda kind, name: None, names=lambda kind: iter(("task_struct",))),
         arch=SimpleNamespace(word_bits=64, byte_order="little"),
         layout=SimpleNamespace(paging=SimpleNamespace(levels=[level])),
