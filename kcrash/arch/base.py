@@ -74,8 +74,8 @@ class Paging:
     """A page-table form: levels from the top, bytes an entry, and how an entry reads.
 
     ``decode(value, level index)``; the last level's entries are never TABLE.
-    ``user_end``: first address above user space; ``flags``: bits of an entry by
-    name, in the order in which they are shown. ``decode_table``: for an array of
+    ``user_end``: first address above user space; ``flag_names``: what the flags of
+    an entry are called, in the order in which they are shown. ``decode_table``: for an array of
     entries of the last level, as uint64: which of them map a page, and where it
     lies. ``swap_entry``: for an OTHER entry of any level, ``(type, offset)`` of
     the kernel's swp_entry_t.
@@ -86,7 +86,7 @@ class Paging:
     decode: Callable[[int, int], Entry]
     canonical_bits: int
     user_end: int
-    flags: tuple[tuple[int, str], ...] = ()
+    flag_names: Callable[[int], list[str]] = lambda value: []
     decode_table: Callable[[NDArray[np.uint64]], tuple[NDArray[np.bool_], NDArray[np.uint64]]] | None = None
     swap_entry: Callable[[int], tuple[int, int]] | None = None
 

@@ -96,7 +96,15 @@ def make_paging(five_level: bool, encryption_mask: int = 0) -> Paging:
 
     bits = 57 if five_level else 48
     end = 1 << bits - 1
-    return Paging(tuple(levels), 8, decode, bits, end, ENTRY_FLAGS, decode_table, swap_entry)
+    return Paging(tuple(levels), 8, decode, bits, end, flag_names, decode_table, swap_entry)
+
+
+def flag_names(value: int) -> list[str]:
+    """Flags of an entry. The bit of GLOBAL is Linux's PROTNONE in entries that are not present."""
+    flags = [name for mask, name in ENTRY_FLAGS if value & mask]
+    if value & PAGE_PRESENT:
+        return flags
+    return ["PROTNONE" if name == "GLOBAL" else name for name in flags]
 
 
 def swap_entry(value: int) -> tuple[int, int]:

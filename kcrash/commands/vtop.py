@@ -83,8 +83,15 @@ def _record(session: Session, task: Task | None, space: PagedSpace, address: int
     }
     lines = [*_header(address, physical, task), *_walk_lines(session, space, steps, task)]
     if steps and steps[-1].entry.kind is EntryKind.LEAF:
-        lines += _leaf_lines(space, steps[-1], data)
+        lines += _leaf_lines(session, space, steps[-1], data)
+    swap = _swap_place(session, space, steps[-1]) if steps else None
+    if swap:
+        data["swap"] = {"file": swap[0], "offset": swap[1]}
+        value = f"{steps[-1].value:x}"
+        lines += [f"{'PTE':^{len(value)}}  SWAP  OFFSET", f"{value}  {swap[0]}  {swap[1]}", ""]
     lines += _vma_lines(session, task, address)
+    if swap:
+        lines.append(f"SWAP: {swap[0]}  OFFSET: {swap[1]}")
     if physical is not None:
         lines += _page_lines(session, physical, data)
     elif fault is not None:
@@ -94,7 +101,7 @@ def _record(session: Session, task: Task | None, space: PagedSpace, address: int
 
 def _header(address: int, physical: int | None, task: Task | None) -> list[str]:
     width = max(11 if task else 16, len(f"{address:x}"))
-    shown = f"{physical:x}" if physical is not None else ("(not accessible)" if task else "(not mapped)")
+    shown = f"{physical:x}" if physical is not None else "(not mapped)"
     return [f"{'VIRTUAL':<{width}}  {'PHYSICAL':<16}", f"{address:<{width}x}  {shown:<16}", ""]
 
 
@@ -119,20 +126,48 @@ def _walk_lines(session: Session, space: PagedSpace, steps: list[Step], task: Ta
             yield f"{name:>6}: {step.entry_address:x} => {step.value:x}"
 
 
-def _leaf_lines(space: PagedSpace, step: Step, data: dict[str, Any]) -> list[str]:
+def _leaf_lines(session: Session, space: PagedSpace, step: Step, data: dict[str, Any]) -> list[str]:
     level = space.paging.levels[step.level]
-    flags = [name for mask, name in space.paging.flags if step.value & mask]
+    flags = space.paging.flag_names(step.value)
     data["flags"] = flags
     size = _SIZES.get(level.shift) if step.level != len(space.paging.levels) - 1 else None
     value, page = f"{step.value:x}", f"{step.entry.address:x}"
     left, right = max(len(value), 3), max(len(page), 8)
     return [
-        f"  PAGE: {page}  ({size})" if size else f"  PAGE: {page}",
+        f"  PAGE: {page}" + (f"  ({size})" if size else _zero_page(session, step.entry.address)),
         "",
         f"{'PTE':^{left}}  {'PHYSICAL':^{right}}  FLAGS",
         f"{value:>{left}}  {page:>{right}}  ({'|'.join(flags)})",
         "",
     ]
+
+
+def _zero_page(session: Session, physical: int) -> str:
+    """The mark of the page of zeros that all untouched memory shares (arch/x86/kernel/head_64.S)."""
+    symbol = session.symbols.find_kernel("empty_zero_page")
+    try:
+        return "  (ZERO PAGE)" if symbol and session.memory.translate(symbol) == physical else ""
+    except MemoryFault:
+        return ""
+
+
+def _swap_place(session: Session, space: PagedSpace, step: Step) -> tuple[str, int] | None:
+    """``(swap file, offset in pages)`` of an entry that refers to swap; None for any other one."""
+    from kcrash.linux.paths import file_path
+    from kcrash.linux.swap import swap
+
+    if step.entry.kind is not EntryKind.OTHER or space.paging.swap_entry is None:
+        return None
+    kind, offset = space.paging.swap_entry(step.value)
+    areas, word = swap(session), session.arch.word_bytes
+    if kind >= areas.limit:
+        return None
+    try:
+        area = session.memory.word(areas.table + kind * word)
+        file = session.memory.word(area + session.types.offset("struct swap_info_struct", "swap_file"))
+        return file_path(session, file).decode("utf-8", "replace"), offset
+    except KcrashError:
+        return f"swap area {kind}", offset
 
 
 def _vma_lines(session: Session, task: Task | None, address: int) -> list[str]:
