@@ -60,7 +60,8 @@ def dis(context: Context, args: Arguments) -> Iterator[Item]:
     hexadecimal = context.radix(args) == 16
     shown: SourceLine | None = None
     try:
-        for instruction in islice(instructions(session, space, start, end), count):
+        wanted = (one for one in instructions(session, space, start, end) if args.r or one.address >= address)
+        for instruction in islice(wanted, count):
             line = session.line_of(instruction.address) if args.l else None
             if line is not None and line != shown:
                 shown = line
@@ -85,8 +86,8 @@ def _extent(session: Session, args: Arguments, address: int) -> tuple[int, int |
         raise CommandError(f"cannot show {count} instructions")
     if args.r:
         return routine(session, address)[0], None, None
-    if args.f:
-        return address, routine(session, address)[1], count
+    if args.f:  # from the routine's start, so that an address within an instruction is none
+        return *routine(session, address), count
     found = session.symbols.at(address)
     if count is None and found is not None and found[1] == 0 and not args.u:
         return address, routine(session, address)[1], None

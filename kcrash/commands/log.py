@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from kcrash.commands.base import Arguments, Context, Exclusive, Flag, Item, Record, command
 from kcrash.errors import CorruptData, MemoryFault
 from kcrash.linux.printk import CALLER_IS_CPU, LogRecord, audit_buffers, log_records, safe_buffers
-from kcrash.output import Fault
+from kcrash.output import Fault, Text
 from kcrash.session import Session
 
 
@@ -87,7 +87,7 @@ def _formatter(session: Session, args: Arguments) -> Callable[[LogRecord], list[
     return show
 
 
-def _prefix(record: LogRecord, args: Arguments, boot: float | None) -> str:
+def _prefix(record: LogRecord, args: Arguments, boot: int | None) -> str:
     parts = []
     if record.time is not None and not args.t:
         if boot is None:
@@ -101,14 +101,18 @@ def _prefix(record: LogRecord, args: Arguments, boot: float | None) -> str:
     return "".join(parts)
 
 
-def _date(seconds: float) -> str:
+def _date(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%a %b %e %H:%M:%S %Z %Y")
 
 
 def _audit(session: Session) -> Iterator[Item]:
+    empty = True
     for message in audit_buffers(session):
+        empty = False
         text = message.split(b"\0", 1)[0].decode("utf-8", "replace")
         yield Record("audit", {"text": text}, text)
+    if empty:
+        yield Text("log: kernel audit log is empty")
 
 
 def _safe(session: Session) -> Iterator[Item]:

@@ -18,7 +18,7 @@ from kcrash.commands.base import (
     command,
 )
 from kcrash.commands.base import UsageError as Usage
-from kcrash.linux.modules import modules
+from kcrash.linux.modules import Region, modules
 from kcrash.output import Address, Fault
 from kcrash.session import Session
 from kcrash.symbols.table import Symbol
@@ -78,7 +78,7 @@ def _module(session: Session, name: str) -> Iterator[Item]:
     module = next(m for m in modules(session) if m.name == name)
     table = session.symbols.module_table(name)
     marks = [(r.start, f"MODULE {_region(r.name)}START: {name}") for r in module.regions]
-    ends = [(r.start + r.size, f"MODULE {_region(r.name)}END: {name}") for r in module.regions]
+    ends = [(_end(r), f"MODULE {_region(r.name)}END: {name}") for r in module.regions]
     entries: list[tuple[int, int, str | Symbol]] = [(a, 1, text) for a, text in marks]
     entries += [(a, 0, text) for a, text in ends]
     entries += [(s.address, 2, s) for s in (table.all() if table else ())]
@@ -87,6 +87,11 @@ def _module(session: Session, name: str) -> Iterator[Item]:
             yield _plain(entry, show_module=False)
         else:
             yield Record("mark", {"address": Address(address), "module": name}, f"{address:x} {entry}")
+
+
+def _end(region: Region) -> int:
+    """The mark of a region's end as crash sets it: the last byte of those that stand alone."""
+    return region.start + region.size - (region.name not in ("core", "init"))
 
 
 def _region(name: str) -> str:

@@ -50,6 +50,9 @@ def tree_type(text: str) -> str:
 @command(
     "tree",
     summary="display a red-black tree, an XArray or a maple tree",
+    description="This command follows a tree from its root and shows the address of every entry, or with -s\n"
+    "the structs that they are. Memory that makes no sense ends the branch it stands in, with a line\n"
+    "that says so; the rest is shown.",
     arguments=[
         Option("-t", "type", "rbtree (if not said otherwise), xarray, radix or maple; rb, x, ra, m will do",
                parse=tree_type, default="rbtree", completes="rbtree|xarray|radix|maple"),

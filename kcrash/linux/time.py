@@ -100,10 +100,13 @@ def _u64_alignment(session: Session) -> int:
     return session.arch.word_bytes
 
 
-def boot_time(session: Session) -> float | None:
-    """Seconds since 1970 when the machine booted; None if a clock cannot be read."""
+def boot_time(session: Session) -> int | None:
+    """Seconds since 1970 when the machine booted; None if a clock cannot be read.
+
+    Both clocks are cut to seconds, for the wall clock is known no better.
+    """
     try:
-        return wall_clock(session) - uptime(session)
+        return wall_clock(session) - int(uptime(session))
     except KcrashError:
         return None
 

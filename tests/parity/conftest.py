@@ -18,7 +18,7 @@ A module of comparisons holds the command lines and one test::
   ``parity.dumps`` (tests.lab.lab.Dumps), ``parity.form``, ``parity.dump`` (path), ``parity.session``.
   Each command line runs in a kcrash of its own state, but on one session a dump: the context task is put
   back before each; so do not let one line depend on another (crash does run them in sequence).
-* A kernel that crash cannot open (it cannot be told in advance) skips all tests of it, with crash's last words.
+* A kernel that crash cannot open (it cannot be told in advance) skips all tests of it, with its last words.
 * ``normal(text)``: the lines with their blanks squeezed, blank lines dropped.
 
 Kernels: those of ``KCRASH_LAB_KERNELS`` (default 6.1,6.12); forms: ``KCRASH_LAB_FORMS`` (default a few
@@ -64,6 +64,10 @@ def normal(text: str) -> list[str]:
 def diff(theirs: list[str], ours: list[str]) -> str:
     """How lines of crash and of kcrash differ, cut to what one can read."""
     return "\n".join(difflib.unified_diff(theirs, ours, "crash", "kcrash", lineterm="", n=1))[:4000]
+
+
+class CrashFailed(Exception):
+    """crash did not come to the end of its commands; its last words."""
 
 
 class Captured:
