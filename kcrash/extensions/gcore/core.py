@@ -1,0 +1,93 @@
+"""A core, put together: notes, segments, pages, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kcrash.dump.base import CORRUPT
+from kcrash.errors import CommandError, FaultReason
+from kcrash.extensions.gcore.collect import Collector
+from kcrash.extensions.gcore.elf import Form, Layout, make_layout, note_bytes
+from kcrash.extensions.gcore.notes import make_notes
+from kcrash.extensions.gcore.regsets import Port, find_port
+from kcrash.extensions.gcore.report import Report, SegmentReport, new_report, report_note
+from kcrash.extensions.gcore.segments import Segment, make_segments
+
+if TYPE_CHECKING:
+    from kcrash.extensions.gcore.process import Process
+    from kcrash.extensions.gcore.sink import Sink
+
+assert CORRUPT  # the one state that shows only when a page is read
+
+
+@dataclass
+class Core:
+    """Everything of a core but the pages. ``report_at``: offset of the report's note in the file."""
+
+    process: Process
+    port: Port
+    segments: list[Segment]
+    layout: Layout
+    report: Report
+    report_at: int
+    collector: Collector
+
+    @property
+    def pages(self) -> int:
+        """Pages in the segments, there or not."""
+        return sum(segment.size for segment in self.segments) // self.report.page_size
+
+    def write(self, sink: Sink, done: Callable[[int], None]) -> None:
+        """Write the core; ``done`` is told of pages as they are passed. Raises CommandError."""
+        sink.write(0, memoryview(self.layout.head))
+        lost = False
+        for segment, (_load, offset), report in zip(
+            self.segments, self.layout.loads, self.report.segments, strict=True
+        ):
+            pages = self.collector.write(segment, offset, lambda at, data: sink.write(at, _flat(data)), done)
+            for address in pages:
+                report.present -= 1
+                report.lose(address, 1, FaultReason.CORRUPT.value, self.report.page_size)
+                lost = True
+        if self.layout.tail:
+            sink.write(self.layout.total - len(self.layout.tail), memoryview(self.layout.tail))
+        if lost:
+            self._rewrite_report(sink)
+        sink.finish(self.layout.total)
+
+    def _rewrite_report(self, sink: Sink) -> None:
+        order = _form(self.process, self.port).order
+        size = int.from_bytes(
+            self.layout.head[self.report_at + 4 : self.report_at + 8], "little" if order == "<" else "big"
+        )
+        sink.rewrite(self.report_at, note_bytes(report_note(self.report, size), order))
+
+
+def _flat(data: object) -> memoryview:
+    return memoryview(data).cast("B")  # type: ignore[arg-type]
+
+
+def _form(process: Process, port: Port) -> Form:
+    return Form(port.word_bytes, process.session.arch.byte_order, port.machine)
+
+
+def make_core(process: Process, given_filter: int | None) -> Core:
+    """Find out all that a core of the process is to hold; pages are not read yet. Raises KcrashError."""
+    port = find_port(process)
+    segments, problems = make_segments(process, port, given_filter)
+    if not segments:
+        raise CommandError(f"process {process.dumper.tgid}: none of its memory mappings can be read")
+    notes = make_notes(process, port, segments)
+    collector = Collector(process)
+    surveys: list[SegmentReport] = [collector.survey(segment) for segment in segments]
+    report = new_report(process, port, notes.threads, surveys, [*problems, *notes.problems])
+    form = _form(process, port)
+    own = note_bytes(report_note(report), form.order)
+    data = b"".join(note_bytes(note, form.order) for note in notes.notes) + own
+    loads = [segment.load() for segment in segments]
+    if form.word_bytes == 4 and sum(load.size for load in loads) + len(data) >= 1 << 31:
+        raise CommandError(f"process {process.dumper.tgid}: too large for an ELF32 core")
+    layout = make_layout(form, data, loads)
+    return Core(process, port, segments, layout, report, layout.notes + len(data) - len(own), collector)
