@@ -56,7 +56,7 @@ write ``@command("name"`` and ``aliases=("other",)`` literally.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import IO, TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import IO, TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from kcrash.commands._arguments import (
     RADIX,
@@ -89,6 +89,8 @@ if TYPE_CHECKING:
 
 Function: TypeAlias = Callable[["Context", Arguments], "Iterable[Item] | None"]
 Example: TypeAlias = "tuple[str, str] | tuple[str, str, str] | str"
+#: What `foreach` runs a command once for: nothing, a task, or a user process (by its first chosen thread).
+Each: TypeAlias = Literal["", "task", "process"]
 
 
 class Command(NamedTuple):
@@ -106,6 +108,7 @@ class Command(NamedTuple):
     hidden: bool = False
     refresh: bool = False
     needs_session: bool = True
+    each: Each = ""
     module: str = ""
 
     def usage(self) -> Sequence[str]:
@@ -132,6 +135,7 @@ def command(
     hidden: bool = False,
     refresh: bool = False,
     needs_session: bool = True,
+    each: Each = "",
     registry: Registry | None = None,
 ) -> Callable[[Function], Function]:
     """Register the decorated function as command ``name``; the function itself is unchanged.
@@ -143,7 +147,8 @@ def command(
     text a form, without the name; ``minimal``: works with --minimal;
     ``aliases``: further names of the same command; ``hidden``: not in the
     menu; ``refresh``: reads the task list anew on a live system;
-    ``needs_session`` False: works before a dump is open.
+    ``needs_session`` False: works before a dump is open; ``each``: whether
+    `foreach` may run it, and once for what.
     """
 
     def register(function: Function) -> Function:
@@ -160,6 +165,7 @@ def command(
             hidden,
             refresh,
             needs_session,
+            each,
             function.__module__,
         )
         _registry(registry).add(made)

@@ -49,6 +49,7 @@ MAX_TEXT_WORDS = 1 << 16
 @command(
     "bt",
     summary="backtrace",
+    each="task",
     arguments=[
         Exclusive(Flag("-a", "the task on each CPU"), Flag("-p", "the task that panicked"),
                   Option("-c", "cpus", "the tasks on these CPUs", parse=cpus),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 @command(
     "set",
     summary="set a process context or internal variable",
+    each="task",
     arguments=[
         Exclusive(
             Option("-a", "pid|task", "mark a task as the active one of its CPU", completes="task"),

@@ -15,7 +15,6 @@ from kcrash.linux.tasks import Task, TaskTable, task_table
 if TYPE_CHECKING:
     from kcrash.session import Session
 
-COMMANDS = ("bt", "vm", "task", "files", "net", "set", "ps", "sig", "vtop")
 HEADERLESS = ("set", "vtop")
 """Those that print no header of their own over what they say of a task."""
 
@@ -32,8 +31,9 @@ HEADERLESS = ("set", "vtop")
     "          command [flag] [argument]",
     description="""
 Runs a command for each of the chosen tasks, or for all if none is chosen, as
-if each were the context task. The command is one of bt, vm, task, files, net,
-set, ps, sig and vtop, with its own options.
+if each were the context task. The command is one that shows a task
+(bt, ps, set, task, vtop), with its own options; of extensions, gcore, which
+runs once for each user process.
 
 Tasks are chosen by PID, by the hexadecimal address of the task_struct, by
 name (with a backslash before it if it could be meant for something else), or
@@ -62,9 +62,11 @@ def foreach(context: Context, args: Arguments) -> Iterator[Item]:
 
 def _foreach(context: Context, line: list[Word]) -> Iterator[Item]:
     table = task_table(context.session)
-    chosen, words = _parse(context.session, table, line)
+    chosen, words = _parse(context, table, line)
     yield from (Fault.of(error) for error in table.errors)
     tasks = [task for task in table.sorted() if chosen.has(task)]
+    if _each_of(context, words[0]) == "process":
+        tasks = _processes(tasks)
     try:
         context.inner = words[0]
         if words[0] == "ps":
@@ -97,8 +99,24 @@ class Choice:
         return all(condition(task) for condition in self.conditions)
 
 
-def _parse(session: Session, table: TaskTable, words: list[Word]) -> tuple[Choice, list[Word]]:
+def _processes(tasks: Sequence[Task]) -> list[Task]:
+    """The first of the tasks of each user process."""
+    first: dict[int, Task] = {}
+    for task in tasks:
+        if not task.is_kernel:
+            first.setdefault(task.tgid, task)
+    return [*first.values()]
+
+
+def _each_of(context: Context, word: str) -> str:
+    """What foreach runs the command of this name once for; "" if it is none that foreach runs."""
+    found = context.registry.get(word)
+    return found.each if found else ""
+
+
+def _parse(context: Context, table: TaskTable, words: list[Word]) -> tuple[Choice, list[Word]]:
     """The choice, and the words of the command."""
+    session = context.session
     choice = Choice()
     conditions: dict[str, Callable[[Task], bool]] = {
         "kernel": lambda task: task.is_kernel,
@@ -109,7 +127,7 @@ def _parse(session: Session, table: TaskTable, words: list[Word]) -> tuple[Choic
     for place, word in enumerate(words):
         if word.quote == "'":
             choice.add(tasks_matching(table, word))
-        elif word in COMMANDS:
+        elif _each_of(context, word):
             return choice, words[place:]
         elif word in process.LETTERS:
             _add_state(session, choice, word)

@@ -103,6 +103,7 @@ def policies(text: str) -> frozenset[int]:
 @command(
     "ps",
     summary="display process status information",
+    each="task",
     arguments=[
         Exclusive(Flag("-k", "only kernel threads"), Flag("-u", "only user tasks")),
         Flag("-G", "only the leader of each thread group"),

@@ -33,6 +33,7 @@ def members(text: str) -> list[str]:
 @command(
     "task",
     summary="task_struct and thread_info contents",
+    each="task",
     arguments=[
         Option("-R", "member[,member]", "only these members of either struct", parse=members, repeat=True),
         RADIX,

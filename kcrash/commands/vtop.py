@@ -31,6 +31,7 @@ _SIZES = {21: "2MB", 30: "1GB", 25: "32MB", 29: "512MB", 39: "512GB"}
 @command(
     "vtop",
     summary="virtual to physical",
+    each="task",
     arguments=[
         Option("-c", "pid | task", "user addresses are this task's", completes="task"),
         Exclusive(Flag("-u", "the addresses are of user space"), Flag("-k", "they are the kernel's")),

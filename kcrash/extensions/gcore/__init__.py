@@ -78,6 +78,7 @@ THREADS = (
 @command(
     "gcore",
     summary="write the core file of a process",
+    each="process",
     arguments=[
         Option(
             "-v",

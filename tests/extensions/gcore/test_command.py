@@ -56,6 +56,19 @@ def test_by_address_and_by_name(one: Case, tmp_path: Path) -> None:
     assert found >= {"a", f"core.{thread.pid}.lab-vfork"}
 
 
+def test_foreach_writes_every_process_once(one: Case, tmp_path: Path) -> None:
+    status, _text = one.run(f"foreach gleader gcore -o {tmp_path}")
+    assert status == 1  # the zombie's fault
+    rows = [json.loads(row) for row in _lines(one, "foreach gleader ps --json")]
+    alive = {row["pid"] for row in rows if row["state"] not in ("ZO", "DE")}
+    alive.add(one.dumps.truth.process("lab-deadlead").pid)  # only its leader is dead
+    assert {int(path.name.split(".")[1]) for path in tmp_path.iterdir()} == alive
+    twice = one.dumps.truth.worker
+    (tmp_path / "more").mkdir()
+    assert one.run(f"foreach {twice} gcore -o {tmp_path}/more")[0] == 0
+    assert [path.name.split(".")[1] for path in (tmp_path / "more").iterdir()] == [str(twice)]
+
+
 def test_refusals(one: Case) -> None:
     truth = one.dumps.truth
     kernel = next(t for t in truth.tasks if t.tid == 2)
