@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kcrash.arch.base import EntryKind
 from kcrash.commands._addresses import parse_address
@@ -24,6 +24,9 @@ from kcrash.linux.tasks import Task
 from kcrash.memory.space import PagedSpace, Step
 from kcrash.output import Address, Fault
 from kcrash.session import Session
+
+if TYPE_CHECKING:
+    from kcrash.linux.mm import Vma
 
 _SIZES = {21: "2MB", 30: "1GB", 25: "32MB", 29: "512MB", 39: "512GB"}
 
@@ -90,9 +93,12 @@ def _record(session: Session, task: Task | None, space: PagedSpace, address: int
         data["swap"] = {"file": swap[0], "offset": swap[1]}
         value = f"{steps[-1].value:x}"
         lines += [f"{'PTE':^{len(value)}}  SWAP  OFFSET", f"{value}  {swap[0]}  {swap[1]}", ""]
-    lines += _vma_lines(session, task, address)
+    vma = _find_vma(session, task, address)
+    lines += _vma_lines(session, vma)
     if swap:
         lines.append(f"SWAP: {swap[0]}  OFFSET: {swap[1]}")
+    elif physical is None and vma is not None and vma.file:
+        lines.append(_file_line(session, vma, address, data))
     if physical is not None:
         lines += _page_lines(session, physical, data)
     elif fault is not None:
@@ -171,19 +177,36 @@ def _swap_place(session: Session, space: PagedSpace, step: Step) -> tuple[str, i
         return f"swap area {kind}", offset
 
 
-def _vma_lines(session: Session, task: Task | None, address: int) -> list[str]:
+def _find_vma(session: Session, task: Task | None, address: int) -> Vma | None:
     """The user mapping that the address lies in."""
     if task is None:
-        return []
-    from kcrash.linux.mm import Vma, for_each_vma, vma_path
+        return None
+    from kcrash.linux.mm import Vma, for_each_vma
 
     mappings = (found for found in for_each_vma(session, task.mm) if isinstance(found, Vma))
-    vma = next((found for found in mappings if found.start <= address < found.end), None)
+    return next((found for found in mappings if found.start <= address < found.end), None)
+
+
+def _vma_file(session: Session, vma: Vma) -> str:
+    from kcrash.linux.mm import vma_path
+
+    return (vma_path(session, vma) or b"").decode("utf-8", "replace")
+
+
+def _vma_lines(session: Session, vma: Vma | None) -> list[str]:
     if vma is None:
         return []
-    path = (vma_path(session, vma) or b"").decode("utf-8", "replace")
-    row = f"{vma.address:x} {vma.start:>10x} {vma.end:>10x} {vma.flags:x} {path}".rstrip()
+    name = _vma_file(session, vma)
+    row = f"{vma.address:x} {vma.start:>10x} {vma.end:>10x} {vma.flags:x} {name}".rstrip()
     return ["      VMA           START       END     FLAGS FILE", row, ""]
+
+
+def _file_line(session: Session, vma: Vma, address: int, data: dict[str, Any]) -> str:
+    """Where the page that is not mapped lies in its file: from its first byte, in bytes."""
+    shift = session.arch.page_shift
+    offset = vma.pgoff + ((address - vma.start) >> shift) << shift
+    data["file"] = {"name": _vma_file(session, vma), "offset": offset}
+    return f"FILE: {data['file']['name']}  OFFSET: {offset:x}"
 
 
 def _page_lines(session: Session, physical: int, data: dict[str, Any]) -> list[str]:

@@ -178,7 +178,7 @@ def memory_words(command: str, lines: list[str]) -> list[str]:
     size = {"rd -8 -d": 8, "rd -16 -d": 16}.get(command.rpartition(" init")[0], 0)
     if size:
         return [" ".join(str(int(word) % (1 << size)) for word in line.split()[1:]) for line in lines]
-    if any(line.startswith("rd: ") for line in lines):
+    if not lines or any(line.startswith("rd: ") for line in lines):  # crash is silent of excluded pages
         return ["cannot be read"]
     words = 9 if "-16 -N" in command else 5
     return [" ".join(line.split()[:words]) for line in lines] if "-N" in command else lines
@@ -217,6 +217,16 @@ def test_a_symbol_that_crash_drops_is_in_the_file(parity: Parity) -> None:
     shown = [line for line in normal(parity.kcrash("sym -l")) if "__pfx_sev_es_terminate" in line]
     assert len(shown) == len(there or ())
     assert "__pfx_sev_es_terminate" not in parity.crash("sym -l")
+
+
+def test_a_page_that_is_excluded_is_said_to_be(parity: Parity) -> None:
+    """The page at 2 MiB holds the dead kernel's free memory: -d 31 leaves it out, crash prints nothing."""
+    command = "rd -p -32 200010 9"
+    if parity.form != "zlib-d31":
+        assert normal(parity.kcrash(command)) == normal(parity.crash(command)) != []
+        return
+    assert normal(parity.crash(command)) == []
+    assert normal(parity.kcrash(command)) == ["rd: physical address 200010: excluded from dump"]
 
 
 def test_small_signed_numbers_are_signed(parity: Parity) -> None:
