@@ -143,6 +143,21 @@ class StackRange(NamedTuple):
     cpu: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class CallCode:
+    """What machine code tells of calls, for functions that no table describes.
+
+    Only for architectures whose calls push the return address.
+    ``target(memory, address)``: where the direct call in front of a return address
+    goes, None if there is none; raises MemoryFault.
+    ``pushed(code)``: DWARF numbers of the registers that the code at the start of a
+    function pushes, in order, as far as it is sure to do nothing else to the stack.
+    """
+
+    target: Callable[[Memory, int], int | None]
+    pushed: Callable[[bytes], list[int]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arch:
     """One CPU architecture.
@@ -175,6 +190,7 @@ class Arch:
     saved_registers: Callable[[Mapping[str, int]], bool]
     stacks: Callable[[Any], list[StackRange]]
     format_registers: Callable[[Mapping[str, int | None]], list[str]]
+    call_code: CallCode | None = None
 
     @property
     def page_size(self) -> int:

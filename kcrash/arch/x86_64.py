@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kcrash.arch.base import (
     Arch,
+    CallCode,
     Entry,
     EntryKind,
     KernelLayout,
@@ -322,6 +323,46 @@ def saved_registers(registers: Mapping[str, int]) -> bool:
     return (registers["cs"], registers["ss"]) in SEGMENTS
 
 
+# -- code (Intel SDM volume 2: CALL rel32, PUSH r64)
+
+
+def call_target(memory: Memory, address: int) -> int | None:
+    """Where the direct call that ends at ``address`` goes. Raises MemoryFault."""
+    code = memory.read(address - 5, 5)
+    if code[0] != 0xE8:
+        return None
+    return address + int.from_bytes(code[1:], "little", signed=True) & (1 << 64) - 1
+
+
+# What a function may begin with before it pushes registers: endbr64, the call of __fentry__ or of a
+# tracer's trampoline, the nops that ftrace puts in its place (the second on AMD's CPUs before Linux commit
+# a89dfde3dc3c ("x86: Remove dynamic NOP selection") in v5.13), and mov %rsp,%rbp behind push %rbp.
+_ENTRY_CODE = (
+    b"\xf3\x0f\x1e\xfa", b"\x0f\x1f\x44\x00\x00", b"\x66\x66\x66\x66\x90", b"\x48\x89\xe5"
+)  # fmt: skip
+
+
+def pushed_registers(code: bytes) -> list[int]:
+    """DWARF numbers of the registers that the code at a function's start pushes, in order."""
+    found: list[int] = []
+    numbers = (0, 2, 1, 3, 7, 6, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15)  # the CPU's numbering to DWARF's
+    at = 0
+    while at < len(code):
+        known = next((len(entry) for entry in _ENTRY_CODE if code.startswith(entry, at)), 0)
+        extended = code[at] == 0x41
+        opcode = code[at + extended : at + extended + 1]
+        if known:
+            at += known
+        elif code[at] == 0xE8 and not found:
+            at += 5
+        elif opcode and 0x50 <= opcode[0] <= 0x57:
+            found.append(numbers[opcode[0] - 0x50 + 8 * extended])
+            at += 1 + extended
+        else:
+            break
+    return found
+
+
 EXCEPTION_STACKS = (("DF", "DOUBLEFAULT"), ("NMI", "NMI"), ("DB", "DEBUG"), ("MCE", "MCE"), ("VC", "VC"))
 
 
@@ -419,5 +460,6 @@ X86_64 = register_arch(
         saved_registers=saved_registers,
         stacks=stacks,
         format_registers=format_registers,
+        call_code=CallCode(call_target, pushed_registers),
     )
 )

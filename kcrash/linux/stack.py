@@ -92,8 +92,17 @@ def _make_unwinder(session: Session) -> Unwinder:
             if region.name in ("core", "text", "init_text") and region.size:
                 code.add(region.start, region.start + region.size, partial(_module_tables, session, module))
     return Unwinder(
-        unwind_target(session), code, session.memory, stack_of=lambda address: stack_at(session, address)
+        unwind_target(session),
+        code,
+        session.memory,
+        stack_of=lambda address: stack_at(session, address),
+        function_start=lambda address: _function_start(session, address),
     )
+
+
+def _function_start(session: Session, address: int) -> int | None:
+    found = session.symbols.at(address)
+    return None if found is None else found[0].address
 
 
 def _kernel_text(session: Session) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Following frame pointers, where no table says anything.
+"""Rules for where no table says anything: frame pointers, and what the code itself tells.
 
 Sources: arch/x86/kernel/unwind_frame.c and arch/x86/include/asm/frame.h of the
 kernel (ENCODE_FRAME_POINTER); the records' form is data (FrameLayout).
@@ -6,8 +6,11 @@ kernel (ENCODE_FRAME_POINTER); the records' form is data (FrameLayout).
 
 from __future__ import annotations
 
-from kcrash.unwind.rules import Kind, Row, Rule
+from kcrash.unwind.registers import Registers
+from kcrash.unwind.rules import Kind, Row, Rule, same_value
 from kcrash.unwind.target import FrameLayout, RegsLayout, Target
+
+MAX_FRAME_BYTES = 16_384  # a stack's worth: how far up a frame pointer may point
 
 
 def frame_row(target: Target, frame_pointer: int) -> Row | None:
@@ -53,3 +56,23 @@ def null_call_row(target: Target) -> Row:
     rules = {**unchanged, target.sp: Rule(Kind.CFA)}
     cfa = Rule(Kind.REGISTER, target.sp, target.null_call)
     return Row(cfa, tuple(rules.items()), target.return_column, False, "fp")
+
+
+def call_row(target: Target, prologue: bytes, cfa: int, registers: Registers) -> Row:
+    """The rules of a frame whose CFA is known by the call that made it.
+
+    ``prologue``: the function's code, from its start up to where it stands. What
+    that pushes lies below the return address. A frame pointer that it does not
+    push, and that points further up the stack, is taken for the caller's.
+    """
+    width = target.word_bytes
+    rules = {target.sp: Rule(Kind.CFA), target.return_column: Rule(Kind.SAVED, offset=-width)}
+    pushed = target.call_code.pushed(prologue) if target.call_code else []
+    sp = registers.get(target.sp) or 0
+    for place, number in enumerate(pushed, 2):
+        if number in target.callee_saved and cfa - place * width >= sp:
+            rules.setdefault(number, Rule(Kind.SAVED, offset=-place * width))
+    fp = registers.get(target.fp)
+    if target.fp not in rules and fp is not None and cfa <= fp < cfa + MAX_FRAME_BYTES:
+        rules[target.fp] = same_value(target.fp)
+    return Row(Rule(Kind.CONSTANT, 0, cfa), tuple(rules.items()), target.return_column, False, "call")

@@ -39,8 +39,8 @@ class Row(NamedTuple):
     ``cfa``: None at the end of the stack: there is no caller. ``rules``: of the
     caller's registers; those without one are unknown. ``return_column``: the
     register that holds the caller's pc. ``interrupted``: the caller was
-    interrupted at its pc, it did not call. ``method``: "cfi", "orc", "fp" or
-    "regs" (the rules read a saved struct pt_regs). ``regs_offset``: from the CFA to
+    interrupted at its pc, it did not call. ``method``: "cfi", "orc",
+    "call", "fp" or "regs" (the rules read a saved struct pt_regs). ``regs_offset``: from the CFA to
     that struct, None if there is none.
     """
 

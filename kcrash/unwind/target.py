@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from kcrash.arch.base import Arch
+    from kcrash.arch.base import Arch, CallCode
 
 
 class MemoryReader(Protocol):
@@ -68,6 +68,7 @@ class Target:
     pointer authentication bits), None for nothing; ``ra_sign_state``: arm64's
     pseudo-register that tells whether there are any.
     ``user_mode``: True if registers are those of user space.
+    ``call_code``: what code tells of calls, None if it cannot be asked.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Target:
     ra_sign_state: int | None = None
     canonical: Callable[[int], int] | None = None
     user_mode: Callable[[Mapping[int, int]], bool] = field(default=lambda registers: False)
+    call_code: CallCode | None = None
 
     @cached_property
     def mask(self) -> int:
@@ -130,4 +132,5 @@ def target_for(arch: Arch, regs: RegsLayout | None = None) -> Target:
         null_call=words if pushes else 0,
         ra_sign_state=arch.dwarf.get("ra_sign_state"),
         user_mode=user_mode,
+        call_code=arch.call_code,
     )

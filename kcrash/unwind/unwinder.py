@@ -1,8 +1,8 @@
 """From the registers of one frame to those of all its callers.
 
-Per frame: CFI, then ORC, then the frame pointer, in the order that drgn has
-shown to work best on kernels; ORC first where inline assembly has switched the
-stack behind the compiler's back. Nothing here raises for what a dump holds: a
+Per frame: CFI, then ORC, then the call that must have led here, then the frame
+pointer; ORC first where inline assembly has switched the stack behind the
+compiler's back. Nothing here raises for what a dump holds: a
 trace that cannot go on ends with a frame whose note says why.
 """
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from kcrash.errors import BadFormat, MemoryFault
 from kcrash.unwind.codemap import CodeMap, RowTable, Tables
 from kcrash.unwind.expression import Unknown
-from kcrash.unwind.framepointer import frame_row, null_call_row
+from kcrash.unwind.framepointer import call_row, frame_row, null_call_row
 from kcrash.unwind.memory import BlockReader
 from kcrash.unwind.recover import Recovered, find_cfa, recover
 from kcrash.unwind.registers import Registers
@@ -23,6 +23,8 @@ from kcrash.unwind.target import MemoryReader, Target
 
 MAX_FRAMES = 1024
 MAX_MEMO = 65_536
+MAX_CALL_WORDS = 1024  # searched for the call of a function; kernels are built with -Wframe-larger-than=2048
+MAX_PROLOGUE = 64
 
 
 class Frame(NamedTuple):
@@ -31,7 +33,8 @@ class Frame(NamedTuple):
     ``pc``: None if unknown; ``cfa``: the canonical frame address (on x86_64 the
     stack pointer before the call), None if nothing tells it; ``registers``: as
     they were in this frame; ``method``: how the step to this frame was made:
-    "start", "cfi", "orc", "fp" or "regs" (out of a saved struct pt_regs);
+    "start", "cfi", "orc", "call" (no table; found by the call), "fp" or "regs" (out of
+    a saved struct pt_regs);
     ``interrupted``: ``pc`` is where the frame was interrupted, not a return
     address; ``regs_address``: of the pt_regs that ``registers`` came from;
     ``note``: why the trace ends here, "" if it goes on or has come to its proper end.
@@ -72,7 +75,8 @@ class Unwinder:
     addresses; ``stack_of(address)``: some value that is the same for all
     addresses of one stack, None for no stack (without it, addresses within one
     16 KiB block are of one stack); ``fix_return(address, slot)``: the true return
-    address where a tracer has replaced the one at ``slot``.
+    address where a tracer has replaced the one at ``slot``; ``function_start(pc)``:
+    where the function around a pc begins, None if nothing tells.
     """
 
     def __init__(
@@ -83,12 +87,14 @@ class Unwinder:
         *,
         stack_of: Callable[[int], Hashable] | None = None,
         fix_return: Callable[[int, int], int] | None = None,
+        function_start: Callable[[int], int | None] | None = None,
     ) -> None:
         self.target = target
         self.code = code
         self.memory = memory
         self._stack_of = stack_of
         self._fix_return = fix_return
+        self._function_start = function_start
         self._memo: dict[tuple[int, bool], tuple[Row | None, str]] = {}
 
     # -- frames
@@ -197,12 +203,15 @@ class Unwinder:
     def _fallback(
         self, pc: int, registers: Registers, interrupted: bool, memory: BlockReader, note: str
     ) -> tuple[Row | None, str]:
-        """Where no table says anything: a call into nowhere, or code with frame pointers."""
+        """Where no table says anything: a call into nowhere, a call that proves itself, frame pointers."""
         in_code = pc in self.code
         if not in_code and not interrupted:
             return None, f"{pc:#x} is not in kernel code"
         if not in_code and self._returns_to_code(registers, memory):
             return null_call_row(self.target), ""
+        called = self._call_row(pc if interrupted else pc - 1, registers, memory) if in_code else None
+        if called is not None:
+            return called, ""
         frame_pointer = registers.get(self.target.fp)
         row = None if frame_pointer is None else frame_row(self.target, frame_pointer)
         if row is None or frame_pointer is None:
@@ -211,6 +220,53 @@ class Unwinder:
         if sp is not None and frame_pointer < sp and self._same_stack(frame_pointer, sp):
             return None, note or f"the frame pointer {frame_pointer:#x} is below the stack pointer"
         return row, ""
+
+    def _call_row(self, address: int, registers: Registers, memory: BlockReader) -> Row | None:
+        """The rules of the first return address on the stack whose call leads to this function.
+
+        The table of its caller must lead on to code, or to the end of the stack.
+        """
+        sp = registers.get(self.target.sp)
+        start = self._function_start(address) if self._function_start is not None else None
+        if self.target.call_code is None or sp is None or start is None or start == address:
+            return None
+        for cfa in self._calls_of(start, sp, memory):
+            row = call_row(self.target, self._code_between(start, address), cfa, registers)
+            step = self._apply(row, registers, memory)
+            if step.caller is not None and self._goes_on(step.caller, memory):
+                return row
+        return None
+
+    def _calls_of(self, function: int, sp: int, memory: BlockReader) -> Iterator[int]:
+        """The CFAs that a frame of ``function`` may have: above a return address behind a call of it."""
+        assert self.target.call_code is not None
+        width = self.target.word_bytes
+        for slot in range(sp, sp + MAX_CALL_WORDS * width, width):
+            try:
+                value = memory.word(slot)
+                found = value in self.code and self.target.call_code.target(self.memory, value) == function
+            except MemoryFault:
+                return
+            if not self._same_stack(slot, sp):
+                return
+            if found:
+                yield slot + width
+
+    def _code_between(self, start: int, end: int) -> bytes:
+        try:
+            return self.memory.read(start, min(end - start, MAX_PROLOGUE))
+        except MemoryFault:
+            return b""
+
+    def _goes_on(self, registers: Registers, memory: BlockReader) -> bool:
+        row, _note = self._row(registers[self.target.pc], False, "call", False)
+        if row is None or row.cfa is None:
+            return row is not None
+        try:
+            step = self._apply(row, registers, memory)
+        except BadFormat:
+            return False
+        return step.caller is not None and step.caller[self.target.pc] in self.code
 
     def _returns_to_code(self, registers: Registers, memory: BlockReader) -> bool:
         if not self.target.null_call:
