@@ -12,46 +12,23 @@ as other readers do, although makedumpfile -E leaves out excluded pages that way
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from kcrash.dump.base import (
-    NOT_IN_DUMP,
-    PRESENT,
-    TRUNCATED,
-    Dump,
-    DumpInfo,
-    Note,
-    PhysicalRange,
-    Utsname,
-    VirtualRange,
-    check_size,
-    merge_ranges,
-    register_format,
-)
+from kcrash.dump.base import Dump, DumpInfo, Note, Utsname, VirtualRange, register_format
 from kcrash.dump.contents import ET_CORE, elf_type
-from kcrash.dump.intervals import resolve
 from kcrash.dump.notes import ERASEINFO, VMCOREINFO, find_note, read_notes
+from kcrash.dump.pieces import ZERO_FILL, PieceDump, Stretches
 from kcrash.dump.source import Source
 from kcrash.dump.vmcoreinfo import parse_vmcoreinfo
-from kcrash.errors import BadFormat, FaultReason, MemoryFault
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from kcrash.dump.base import Pages
+from kcrash.errors import BadFormat
 
 PT_LOAD, PT_NOTE = 1, 4
 PN_XNUM = 0xFFFF
 NT_AUXV = 6  # only processes have one
 DUMP_ELF_INCOMPLETE = 1  # e_flags; makedumpfile.h
 MAX_SEGMENTS = 1 << 22
-MAX_RUN = 1 << 24  # bytes read at once by read_pages()
-ZERO_FILL = -1
-TOP = (1 << 64) - 1
 
 
 class Segment(NamedTuple):
@@ -132,7 +109,7 @@ def _decode(table: bytes, header: Header) -> Iterator[Segment]:
         yield Segment._make((kind, flags, *middle, align))
 
 
-class ElfDump(Dump):
+class ElfDump(PieceDump):
     """Physical memory of an ELF core.
 
     ``segments``: its PT_LOADs with a physical address, in file order.
@@ -140,153 +117,24 @@ class ElfDump(Dump):
 
     def __init__(self, source: Source) -> None:
         header = read_header(source)
-        self.source = source
         everything = read_segments(source, header)
         unknown = (1 << header.bits) - 1  # /proc/kcore: p_paddr is -1 where there is none
         self.segments = [s for s in everything if s.type == PT_LOAD and s.paddr != unknown and s.memsz]
         notes = _notes(source, header, everything)
-        super().__init__(source.path, _info(source, header, self.segments, notes))
+        info = _info(source, header, self.segments, notes)
         if not self.segments:
             raise BadFormat(source.path, "ELF core without memory (no PT_LOAD with a physical address)")
-        self._lay_out()
+        super().__init__(info, [source], _stretches(self.segments))
 
-    def _lay_out(self) -> None:
-        """Parallel lists of disjoint pieces: start, end, and file offset of the start or ZERO_FILL."""
-        segments = self.segments
-        starts = [s.paddr for s in segments] * 2
-        ends = [min(s.paddr + min(s.filesz, s.memsz), TOP) for s in segments]
-        ends += [min(s.paddr + s.memsz, TOP) for s in segments]
-        pieces = resolve(starts, ends)
-        self._starts = list(pieces.starts)
-        self._ends = list(pieces.ends)
-        self._offsets = [
-            segments[owner].offset + start - segments[owner].paddr if owner < len(segments) else ZERO_FILL
-            for start, owner in zip(pieces.starts, pieces.owners, strict=True)
-        ]
 
-    def read(self, address: int, size: int) -> bytes:
-        i = bisect_right(self._starts, address) - 1
-        if i >= 0 and address + size <= self._ends[i] and size > 0:
-            return self._read_piece(i, address, size)
-        return b"".join(self._read_across(address, size))
-
-    def _read_piece(self, i: int, address: int, size: int) -> bytes:
-        """``size`` bytes that lie in piece ``i``."""
-        check_size(address, size)
-        offset = self._offsets[i]
-        if offset == ZERO_FILL:
-            return bytes(size)
-        try:
-            data = self.source.read_at(offset + address - self._starts[i], size)
-        except BadFormat as error:
-            raise MemoryFault("physical", address, FaultReason.CORRUPT, str(error)) from error
-        if len(data) < size:
-            raise MemoryFault("physical", address + len(data), FaultReason.TRUNCATED)
-        if self.source.incomplete and not self.source.has(offset + address - self._starts[i], size):
-            raise MemoryFault("physical", address, FaultReason.TRUNCATED)
-        return data
-
-    def _read_across(self, address: int, size: int) -> Iterator[bytes]:
-        check_size(address, size)
-        end = address + size
-        while address < end:
-            i = bisect_right(self._starts, address) - 1
-            if i < 0 or address >= self._ends[i]:
-                raise MemoryFault("physical", address, FaultReason.NOT_IN_DUMP)
-            until = min(end, self._ends[i])
-            yield self._read_piece(i, address, until - address)
-            address = until
-
-    def page_states(self, pfns: NDArray[np.uint64], page_size: int) -> NDArray[np.uint8]:
-        import numpy as np
-
-        piece, whole, offsets = self._locate(pfns, page_size)
-        states = np.where(whole, PRESENT, NOT_IN_DUMP).astype(np.uint8)
-        states[self._cut(whole, offsets, page_size)] = TRUNCATED
-        for row in np.flatnonzero((piece >= 0) & ~whole):
-            states[row] = self._slow_state(int(pfns[row]) * page_size, page_size)
-        return states
-
-    def _locate(
-        self, pfns: NDArray[np.uint64], page_size: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
-        """Of each page: the piece that its first byte is in or -1, whether the piece holds all
-        of it, and its file offset or ZERO_FILL."""
-        import numpy as np
-
-        starts = np.array(self._starts, dtype=np.uint64)
-        ends = np.array(self._ends, dtype=np.uint64)
-        piece_offsets = np.array([min(offset, TOP >> 2) for offset in self._offsets], dtype=np.int64)
-        pfns, last = np.asarray(pfns, dtype=np.uint64), np.uint64(TOP // page_size)
-        addresses = np.minimum(pfns, last) * np.uint64(page_size)
-        piece = np.searchsorted(starts, addresses, side="right") - 1
-        inside = (pfns <= last) & (piece >= 0) & (addresses < ends[piece])
-        whole = inside & (ends[piece] - addresses >= page_size)
-        offsets = piece_offsets[piece] + (addresses - starts[piece]).astype(np.int64)
-        offsets[piece_offsets[piece] == ZERO_FILL] = ZERO_FILL
-        piece[~inside] = -1
-        return piece, whole, offsets
-
-    def _cut(self, whole: NDArray[np.bool_], offsets: NDArray[np.int64], page_size: int) -> NDArray[np.bool_]:
-        """Which of the pages in the file have been cut from it."""
-        import numpy as np
-
-        cut = whole & (offsets + page_size > self.source.size)
-        if self.source.incomplete:
-            held = [offset < 0 or self.source.has(offset, page_size) for offset in offsets.tolist()]
-            cut |= whole & ~np.array(held, dtype=np.bool_)
-        return cut
-
-    def _slow_state(self, address: int, page_size: int) -> int:
-        try:
-            self.read(address, page_size)
-        except MemoryFault as fault:
-            return TRUNCATED if fault.reason is FaultReason.TRUNCATED else NOT_IN_DUMP
-        return PRESENT
-
-    def read_pages(self, pfns: NDArray[np.uint64], page_size: int) -> Pages:
-        import numpy as np
-
-        data = np.zeros((len(pfns), page_size), dtype=np.uint8)
-        piece, whole, offsets = self._locate(pfns, page_size)
-        states = np.where(whole, PRESENT, NOT_IN_DUMP).astype(np.uint8)
-        states[self._cut(whole, offsets, page_size)] = TRUNCATED
-        self._read_runs(np.flatnonzero((states == PRESENT) & (offsets >= 0)), offsets, data, states)
-        for row in np.flatnonzero((piece >= 0) & ~whole):
-            address = int(pfns[row]) * page_size
-            states[row] = self._slow_state(address, page_size)
-            if states[row] == PRESENT:
-                data[row] = np.frombuffer(self.read(address, page_size), dtype=np.uint8)
-        return data, states
-
-    def _read_runs(
-        self,
-        rows: NDArray[np.int64],
-        offsets: NDArray[np.int64],
-        data: NDArray[np.uint8],
-        states: NDArray[np.uint8],
-    ) -> None:
-        """Read the pages of ``rows``; those next to each other both in ``data`` and in the file at once."""
-        import numpy as np
-
-        page_size = data.shape[1]
-        broken = (np.diff(rows) != 1) | (np.diff(offsets[rows]) != page_size)
-        most = max(MAX_RUN // page_size, 1)
-        for run in np.split(rows, np.flatnonzero(broken) + 1):
-            for at in range(0, len(run), most):
-                part = run[at : at + most]
-                first, last = int(part[0]), int(part[-1]) + 1
-                target = data[first:last].reshape(-1)
-                got = self.source.read_into(int(offsets[first]), target.data)
-                short = first + got // page_size
-                states[short:last] = TRUNCATED
-                data[short:last] = 0
-
-    def ranges(self) -> list[PhysicalRange]:
-        return merge_ranges(zip(self._starts, self._ends, strict=True))
-
-    def close(self) -> None:
-        self.source.close()
+def _stretches(segments: Sequence[Segment]) -> Stretches:
+    """File bytes first, then the zero-filled tails: the order in which overlaps are decided."""
+    stretches = Stretches()
+    for s in segments:
+        stretches.add(s.paddr, min(s.filesz, s.memsz), s.offset)
+    for s in segments:
+        stretches.add(s.paddr, s.memsz, ZERO_FILL)
+    return stretches
 
 
 def _notes(source: Source, header: Header, segments: list[Segment]) -> list[Note]:
