@@ -9,26 +9,24 @@ set bit of the second, then page data. Neither class nor byte order is declared.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from kcrash.dump.base import (
-    CORRUPT,
     EXCLUDED,
     NOT_IN_DUMP,
     PRESENT,
-    TRUNCATED,
     Dump,
     DumpInfo,
     PhysicalRange,
     Utsname,
-    check_size,
     register_format,
 )
 from kcrash.dump.bitmap import Bitmap
+from kcrash.dump.blocks import BlockDump
 from kcrash.dump.codecs import CODEC_MASK, CODEC_NAMES, CorruptPage, decompressor
 from kcrash.dump.contents import KDUMP_MAGICS
 from kcrash.dump.kdump_header import Header, SubHeader, read_header, read_sub_header
@@ -46,20 +44,11 @@ if TYPE_CHECKING:
 DESCRIPTOR_SIZE = 24
 INCOMPLETE = 8  # header.status: DUMP_DH_COMPRESSED_INCOMPLETE
 EXCLUDED_VMEMMAP = 0x10
-CACHED_PAGES = 4096
-CACHED_BYTES = 1 << 26
 DESCRIPTORS_KEPT = 64  # a block
 DESCRIPTOR_BLOCKS = 4096
 MAX_TEXT = 1 << 24  # bytes of VMCOREINFO or eraseinfo
 MAX_RANGES = 1 << 20
 TAIL = 4096  # descriptors looked at to tell whether the file was cut
-
-REASONS = {
-    NOT_IN_DUMP: FaultReason.NOT_IN_DUMP,
-    EXCLUDED: FaultReason.EXCLUDED,
-    TRUNCATED: FaultReason.TRUNCATED,
-    CORRUPT: FaultReason.CORRUPT,
-}
 
 
 class Descriptor(NamedTuple):
@@ -127,26 +116,15 @@ class Part:
         )
 
 
-class KdumpDump(Dump):
-    """Physical memory of a kdump-compressed dump, in one or more parts.
-
-    ``cached_pages``: pages that are kept decompressed; CACHED_PAGES or less if not given.
-    """
+class KdumpDump(BlockDump):
+    """Physical memory of a kdump-compressed dump, in one or more parts."""
 
     def __init__(self, parts: Sequence[Part], cached_pages: int | None = None) -> None:
         self.parts = sorted(parts, key=lambda part: part.start)
         first = self.parts[0]
-        super().__init__(first.source.path, _info(self.parts))
-        self.block_size = first.header.block_size
+        super().__init__(first.source.path, _info(self.parts), first.header.block_size, cached_pages)
         self.max_mapnr = first.max_mapnr
-        self._shift = self.block_size.bit_length() - 1
-        self._mask = self.block_size - 1
         self._starts = [part.start for part in self.parts]
-        # Two generations of pages: a plain dictionary's speed, and what was used lately stays.
-        self._young: dict[int, bytes] = {}
-        self._old: dict[int, bytes] = {}
-        kept = min(CACHED_PAGES, CACHED_BYTES // self.block_size) if cached_pages is None else cached_pages
-        self._generation = max(kept // 2, 1)
         self._ranges: list[PhysicalRange] | None = None
         self._cut: bool | None = None
 
@@ -161,55 +139,18 @@ class KdumpDump(Dump):
 
     # -- one page
 
-    def read(self, address: int, size: int) -> bytes:
-        page = self._young.get(address >> self._shift)
-        if page is None:
-            if not size:
-                return b""
-            page = self._page(address >> self._shift, address)
-        at = address & self._mask
-        if at + size <= self.block_size:
-            return page[at : at + size]
-        return b"".join(self._read_across(address, size))
+    def state(self, number: int) -> int:
+        return self._find(number)[0]
 
-    def _read_across(self, address: int, size: int) -> Iterator[bytes]:
-        check_size(address, size)
-        end = address + size
-        while address < end:
-            at = address & self._mask
-            page = self._page(address >> self._shift, address)
-            yield page[at : min(at + end - address, self.block_size)]
-            address += self.block_size - at
-
-    def _page(self, pfn: int, address: int) -> bytes:
-        """A page from the cache or the file. Raises MemoryFault for ``address``, which lies in it."""
-        page = self._young.get(pfn)
-        if page is not None:
-            return page
-        page = self._old.get(pfn)
-        if page is None:
-            try:
-                page = self._load(pfn, address)
-            except (CorruptPage, BadFormat) as error:
-                raise MemoryFault("physical", address, FaultReason.CORRUPT, str(error)) from None
-        if len(self._young) >= self._generation:
-            self._old, self._young = self._young, {}
-        self._young[pfn] = page
-        return page
-
-    def _load(self, pfn: int, address: int) -> bytes:
-        state, part = self._find(pfn)
-        if part is None:
-            if state == EXCLUDED and self.zero_excluded:
-                return bytes(self.block_size)
-            raise MemoryFault("physical", address, REASONS[state])
-        descriptor = part.descriptor(pfn)
-        if descriptor is None or not descriptor.offset:
-            raise MemoryFault("physical", address, FaultReason.TRUNCATED, "no page descriptor")
+    def stored(self, number: int) -> bytes:
+        part = self.part_of(number)
+        descriptor = part.descriptor(number) if part else None
+        if part is None or descriptor is None or not descriptor.offset:
+            raise MemoryFault("physical", number << self._shift, FaultReason.TRUNCATED, "no page descriptor")
         self.check(descriptor.size, descriptor.flags)
         data = part.source.read_at(descriptor.offset, descriptor.size)
         if len(data) < descriptor.size or (part.source.incomplete and not part.source.has(*descriptor[:2])):
-            raise MemoryFault("physical", address, FaultReason.TRUNCATED)
+            raise MemoryFault("physical", number << self._shift, FaultReason.TRUNCATED)
         return self.unpack(data, descriptor.flags)
 
     def check(self, size: int, flags: int) -> None:
