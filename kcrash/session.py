@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from kcrash.arch.base import Arch, KernelLayout
-from kcrash.dump import open_dump
+from kcrash.dump import is_dump, open_dump
 from kcrash.dump.base import Dump
 from kcrash.dump.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
 from kcrash.errors import BadFormat, KcrashError, MemoryFault, MismatchError, MissingSymbol, MissingType
@@ -280,7 +280,7 @@ def open_session(files: Sequence[str], options: Options | None = None) -> Sessio
     kernels, dumps = sort_files(files)
     if not dumps:
         raise KcrashError("no dump given: usage is kcrash [options] [VMLINUX] VMCORE")
-    dump = open_dump(dumps)
+    dump = open_dump(dumps, _absolute(options.progress))
     try:
         return Session(dump, _vmlinux(dump, kernels, options), options)
     except BaseException:
@@ -289,13 +289,15 @@ def open_session(files: Sequence[str], options: Options | None = None) -> Sessio
 
 
 def sort_files(files: Sequence[str]) -> tuple[list[str], list[str]]:
-    """``(kernels, dumps)``: folders, packed files and ELF files that are no cores are, or hold, kernels."""
+    """``(kernels, dumps)``: folders, ELF files that are no cores and packed files are, or hold, kernels;
+    but not a packed dump."""
     from kcrash.debuginfo import may_hold_kernel
 
     kernels: list[str] = []
     dumps: list[str] = []
     for file in files:
-        (kernels if _is_kernel(file) or may_hold_kernel(file) else dumps).append(file)
+        is_kernel = _is_kernel(file) or (may_hold_kernel(file) and not is_dump(file))
+        (kernels if is_kernel else dumps).append(file)
     return kernels, dumps
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from kcrash.debuginfo.cache import Cache
 from kcrash.debuginfo.search import (
     DEFAULT_DIRS,
     Finder,
@@ -13,7 +12,9 @@ from kcrash.debuginfo.search import (
     find_module,
     may_hold_kernel,
 )
-from kcrash.debuginfo.unpack import Progress, unpack_boot_image
+from kcrash.debuginfo.unpack import unpack_boot_image
+from kcrash.files.cache import Cache
+from kcrash.files.unpack import Progress
 
 __all__ = [
     "DEFAULT_DIRS",

@@ -16,9 +16,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from kcrash.debuginfo.cache import Cache, Writer, server_key
-from kcrash.debuginfo.unpack import MAX_UNPACKED, SPARE, Progress, chunks, too_big
 from kcrash.errors import BadFormat, KcrashError
+from kcrash.files.cache import Cache, Writer, server_key
+from kcrash.files.unpack import MAX_UNPACKED, SPARE, Progress, chunks, too_big
 from kcrash.version import VERSION
 
 if TYPE_CHECKING:

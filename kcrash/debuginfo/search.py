@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kcrash.debuginfo import places
-from kcrash.debuginfo.cache import Cache
 from kcrash.debuginfo.debuginfod import Client, settings_for
-from kcrash.debuginfo.unpack import Progress, boot_image, compression, is_plain, unpack
+from kcrash.debuginfo.unpack import boot_image, is_plain, unpack
 from kcrash.errors import BadFormat, KcrashError, MismatchError
+from kcrash.files.cache import Cache
+from kcrash.files.unpack import Progress, compression
 from kcrash.symbols.elffile import ET_CORE, ET_DYN, ET_EXEC, ET_REL, SHT_NOBITS, ElfFile
 
 #: The trees that are searched if none are named: this machine.

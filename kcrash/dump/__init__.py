@@ -9,26 +9,30 @@ import pkgutil
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from kcrash.dump.base import Dump, formats
+from kcrash.dump.base import HEAD, Dump, formats
 from kcrash.dump.contents import describe, identify, is_vmlinux
 from kcrash.dump.source import Source, open_source
 from kcrash.errors import BadFormat
+from kcrash.files.unpack import compression
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["identify", "is_vmlinux", "open_dump"]
+    from kcrash.files.unpack import Progress
+
+__all__ = ["identify", "is_dump", "is_vmlinux", "open_dump"]
 
 # A module whose name begins with "_" is a part of another one, imported when that needs it.
 for _module in sorted(info.name for info in pkgutil.iter_modules(__path__) if info.name[0] != "_"):
     import_module(f"{__name__}.{_module}")
 
 
-def open_dump(paths: Sequence[str | Path]) -> Dump:
+def open_dump(paths: Sequence[str | Path], progress: Progress | None = None) -> Dump:
     """Open a dump: one file, or all files of a split one in any order.
 
-    The format is found by content. Raises BadFormat, whose text says what was
+    The format is found by content, also inside a compressed file, of whose
+    unpacking ``progress`` hears. Raises BadFormat, whose text says what was
     seen instead.
     """
     if not paths:
@@ -36,7 +40,7 @@ def open_dump(paths: Sequence[str | Path]) -> Dump:
     dumps: list[Dump] = []
     try:
         for path in paths:
-            dumps.append(_open_one(open_source(path)))
+            dumps.append(_open_one(_source(path, progress)))
         return dumps[0] if len(dumps) == 1 else dumps[0].joined(dumps[1:])
     except BaseException:
         for dump in dumps:
@@ -44,10 +48,29 @@ def open_dump(paths: Sequence[str | Path]) -> Dump:
         raise
 
 
+def is_dump(path: str | Path) -> bool:
+    """Whether the file starts as a dump does, compressed or not. False for one that cannot be read."""
+    try:
+        return identify(path) == "dump"
+    except BadFormat:
+        return False
+
+
+def _source(path: str | Path, progress: Progress | None) -> Source:
+    source = open_source(path)
+    codec = compression(source.peek(8))
+    if codec is None or codec == "lz4":  # which nothing here can undo: describe() says what does
+        return source
+    from kcrash.dump._carrier import unpacked
+
+    return unpacked(source, codec, progress)
+
+
 def _open_one(source: Source) -> Dump:
     try:
+        head = source.peek(HEAD)
         for entry in formats():
-            dump = entry.probe(source)
+            dump = entry.probe(source) if entry.sniff(head) else None
             if dump is not None:
                 return dump
         raise BadFormat(source.path, describe(source))

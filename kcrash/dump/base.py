@@ -156,29 +156,35 @@ def check_size(address: int, size: int) -> None:
         raise MemoryFault("physical", address, FaultReason.NOT_IN_DUMP, f"{size} bytes wanted")
 
 
+Sniff = Callable[[bytes], bool]
 Probe = Callable[["Source"], "Dump | None"]
+HEAD = 8192  # bytes of a file that a Sniff is given: sadump's media backup has its magic at 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A registered container: ``probe`` returns an open Dump, None when the content is
-    something else, or raises BadFormat when it is this format but broken."""
+    """A registered container.
+
+    ``sniff``: whether a file that starts so may be one; then ``probe`` returns an open Dump, None when
+    the content is something else after all, or raises BadFormat when it is this format but broken.
+    """
 
     name: str
     order: int
+    sniff: Sniff
     probe: Probe
 
 
 _formats: dict[str, Format] = {}
 
 
-def register_format(name: str, order: int = 100) -> Callable[[Probe], Probe]:
+def register_format(name: str, sniff: Sniff, order: int = 100) -> Callable[[Probe], Probe]:
     """Decorator: make ``probe`` the opener of the container ``name``; low ``order`` is tried first."""
 
     def register(probe: Probe) -> Probe:
         if name in _formats:
             raise ValueError(f"dump format {name!r} is registered twice")
-        _formats[name] = Format(name, order, probe)
+        _formats[name] = Format(name, order, sniff, probe)
         return probe
 
     return register

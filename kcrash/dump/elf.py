@@ -188,10 +188,7 @@ def _virtual_ranges(segments: list[Segment], bits: int) -> list[VirtualRange]:
     ]
 
 
-@register_format("elf", order=10)
+@register_format("elf", sniff=lambda head: elf_type(head) == ET_CORE, order=10)
 def probe(source: Source) -> Dump | None:
     """An ELF core file becomes an ElfDump."""
-    head = source.peek(20)
-    if head.startswith(b"\x7fELF") and len(head) < 20:
-        raise BadFormat(source.path, "ends within its ELF header", len(head))
-    return ElfDump(source) if elf_type(source) == ET_CORE else None
+    return ElfDump(source)

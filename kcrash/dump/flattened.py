@@ -30,6 +30,14 @@ def is_flattened(source: Source) -> bool:
     return source.peek(len(SIGNATURE)) == SIGNATURE
 
 
+def inner_of_flattened(head: bytes) -> bytes:
+    """What the first record of a flattened file holds, if ``head`` is the start of one; else nothing."""
+    if not head.startswith(SIGNATURE) or len(head) <= HEADER_SIZE + RECORD.size:
+        return b""
+    offset, size = RECORD.unpack_from(head, HEADER_SIZE)
+    return head[HEADER_SIZE + RECORD.size :][:size] if offset == 0 and size > 0 else b""
+
+
 class FlattenedSource(Source):
     """The file inside a flattened one.
 

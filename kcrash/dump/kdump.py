@@ -28,7 +28,6 @@ from kcrash.dump.base import (
 from kcrash.dump.bitmap import Bitmap
 from kcrash.dump.blocks import BlockDump
 from kcrash.dump.codecs import CODEC_MASK, CODEC_NAMES, CorruptPage, decompressor
-from kcrash.dump.contents import KDUMP_MAGICS
 from kcrash.dump.kdump_header import Header, SubHeader, read_header, read_sub_header
 from kcrash.dump.notes import VMCOREINFO, find_note, read_notes
 from kcrash.dump.source import Source
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 
     from kcrash.dump.base import Pages
 
+KDUMP_MAGICS = (b"KDUMP   ", b"DISKDUMP")
 DESCRIPTOR_SIZE = 24
 INCOMPLETE = 8  # header.status: DUMP_DH_COMPRESSED_INCOMPLETE
 EXCLUDED_VMEMMAP = 0x10
@@ -279,10 +279,8 @@ def _check_split(parts: Sequence[Part]) -> None:
             raise BadFormat(right.source.path, what)
 
 
-@register_format("kdump", order=20)
+@register_format("kdump", sniff=lambda head: head.startswith(KDUMP_MAGICS), order=20)
 def probe(source: Source) -> Dump | None:
     """A kdump-compressed or diskdump file becomes a KdumpDump."""
-    if source.peek(8) not in KDUMP_MAGICS:
-        return None
     header = read_header(source)
     return KdumpDump([Part(source, header, read_sub_header(source, header))])

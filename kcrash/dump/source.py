@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 MAX_OFFSET = (1 << 63) - 1
-PEEK = 4096
+PEEK = 8192
 
 
 class Source:
@@ -66,17 +66,31 @@ class Source:
         self.close()
 
 
+class Reader:
+    """A source from its start, as a stream."""
+
+    def __init__(self, source: Source, offset: int = 0) -> None:
+        self._source = source
+        self.offset = offset
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most ``size`` bytes (-1: all that are left), none at the end."""
+        data = self._source.read_at(self.offset, size if size >= 0 else self._source.size - self.offset)
+        self.offset += len(data)
+        return data
+
+
 class FileSource(Source):
-    """A file as it lies on the disk.
+    """A file as it lies on the disk; ``name``: what messages call it, if not its path.
 
     Reads with pread and not through a mapping: a file truncated while it is
     mapped would kill the process with SIGBUS.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, name: str = "") -> None:
         self._fd, size = _open(path)
         self._pread: Callable[[int, int, int], bytes] = getattr(os, "pread", None) or _SeekingReader()
-        super().__init__(path, size)
+        super().__init__(name or path, size)
 
     def read_at(self, offset: int, n: int) -> bytes:
         if offset < 0 or n <= 0 or offset > MAX_OFFSET:
@@ -152,7 +166,11 @@ def _size(path: str, fd: int) -> int:
 
 def open_source(path: str | Path) -> Source:
     """Open a file; one in makedumpfile's flattened form is read as what it holds. Raises BadFormat."""
-    source = FileSource(str(path))
+    return unwrapped(FileSource(str(path)))
+
+
+def unwrapped(source: Source) -> Source:
+    """What a source in makedumpfile's flattened form holds, itself if it is in none. Raises BadFormat."""
     from kcrash.dump.flattened import FlattenedSource, is_flattened
 
     if not is_flattened(source):

@@ -13,8 +13,8 @@ from time import monotonic, time
 
 import pytest
 
-from kcrash.debuginfo.cache import MISSING_SECONDS, STALE_SECONDS, Cache, default_root, server_key
 from kcrash.errors import KcrashError
+from kcrash.files.cache import MISSING_SECONDS, STALE_SECONDS, Cache, default_root, server_key
 from tests.debuginfo.conftest import WANTED, leftovers
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -22,7 +22,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 def store(cache: Cache, name: str, size: int, age: float = 0) -> Path:
     with cache.writing(cache.fetched(name)) as writer:
-        writer.write(bytes(size))
+        writer.write(b"x" * size)
         path = writer.keep()
     os.utime(path, (time() - age, time() - age))
     return path

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from kcrash.debuginfo import Cache, unpack_boot_image
-from kcrash.debuginfo.unpack import boot_image, compression, unpack
+from kcrash.debuginfo.unpack import boot_image, unpack
 from kcrash.errors import BadFormat, KcrashError
+from kcrash.files.unpack import compression
 from tests.debuginfo.conftest import PACKERS, Place, leftovers
 
 MIB = 1 << 20

@@ -138,10 +138,15 @@ def test_flattened_bomb_of_records(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_what_files_are(tmp_path: Path) -> None:
     elf = ElfCore([Load(0, b"x")]).to_bytes()
     cases = {
-        "dump": [elf, KDUMP.to_bytes(), flattened([(0, elf)])],
+        "dump": [elf, KDUMP.to_bytes(), flattened([(0, elf)]), gzip.compress(elf)],
         "kernel": [ElfCore([], type=2).to_bytes(), ElfCore([], type=3, order=">").to_bytes()],
         "object": [ElfCore([], type=1).to_bytes()],
-        "compressed": [gzip.compress(elf), b"\xfd7zXZ\0rest", b"\x28\xb5\x2f\xfdrest"],
+        "compressed": [
+            gzip.compress(b"text"),
+            b"\xfd7zXZ\0rest",
+            b"\x28\xb5\x2f\xfdrest",
+            b"\x04\x22\x4d\x18",
+        ],
         "text": [b"ffffffff81000000 T _text\n", "Größe\n".encode()],
         "unknown": [bytes(100), b"\x01\x02\x03"],
     }
@@ -158,7 +163,8 @@ def test_refusals_say_what_was_seen(tmp_path: Path) -> None:
     path = tmp_path / "vmcore"
     for content, text in (
         (ElfCore([], type=2).to_bytes(), "not a dump but an ELF executable"),
-        (b"\xfd7zXZ\0rest", "is compressed with xz: decompress it first (xz -dk)"),
+        (b"\x04\x22\x4d\x18rest", "is compressed with lz4: decompress it first (lz4 -d)"),
+        (b"\xfd7zXZ\0rest", "the xz stream is cut"),
         (b"MZ" + bytes(100), "give the vmlinux"),
         (b"Linux version", "not a dump but a text file"),
         (b"\x01\x02\x03\x04", "not a dump in any known format (starts with 01 02 03 04)"),

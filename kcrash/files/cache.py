@@ -36,6 +36,8 @@ MISSING_SECONDS = 600
 STALE_SECONDS = 3600
 #: Seconds to wait for another process that works on the same file.
 LOCK_SECONDS = 1800
+#: Zeros written at once from which they become a hole.
+HOLE = 4096
 _KINDS = ("buildid", "unpacked", "missing", "tmp", "lock")
 
 
@@ -131,7 +133,7 @@ class Cache:
             for path in (self._made / kind).iterdir():
                 with suppress(OSError):
                     status = path.lstat()
-                    yield status.st_mtime, status.st_size, path
+                    yield status.st_mtime, _room(status), path
 
     # -- what no server has
 
@@ -180,7 +182,8 @@ class Writer:
     def __init__(self, cache: Cache, target: Path) -> None:
         self._cache = cache
         self.target = target
-        self.size = 0
+        self.size = 0  # bytes of the file
+        self.stored = 0  # bytes that take room on the disk
         self._kept = False
         try:
             fd, name = tempfile.mkstemp(suffix=".part", dir=cache._made / "tmp")
@@ -201,9 +204,13 @@ class Writer:
             self._cache.drop(self.path)
 
     def write(self, data: bytes) -> None:
-        """Add ``data``. Raises KcrashError, for a full disk for instance."""
+        """Add ``data``; zeros become a hole. Raises KcrashError, for a full disk for instance."""
         try:
-            self._file.write(data)
+            if len(data) < HOLE or data[0] or data.strip(b"\0"):
+                self._file.write(data)
+                self.stored += len(data)
+            else:
+                self._file.seek(len(data), os.SEEK_CUR)
         except OSError as error:
             raise self._cache.fault(error) from None
         self.size += len(data)
@@ -211,7 +218,7 @@ class Writer:
     def flush(self) -> Path:
         """Write out what is buffered: the file can be looked at. Raises as ``write``."""
         try:
-            self._file.flush()
+            self._file.truncate(self.size)  # flushes, and the end may be a hole
         except OSError as error:
             raise self._cache.fault(error) from None
         return self.path
@@ -219,6 +226,7 @@ class Writer:
     def keep(self) -> Path:
         """Give the file its final name."""
         try:
+            self._file.truncate(self.size)
             self._file.close()
             self.path.replace(self.target)
             self._kept = True
@@ -244,6 +252,12 @@ def server_key(url: str) -> str:
 
 
 _NOFOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
+
+
+def _room(status: os.stat_result) -> int:
+    """Bytes that a file takes on the disk: an unpacked dump has holes."""
+    blocks: int | None = getattr(status, "st_blocks", None)
+    return status.st_size if blocks is None else min(status.st_size, blocks * 512)
 
 
 def _check_owner(folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""Files in general: compressed ones, and the folder where their unpacked form is kept."""
