@@ -53,7 +53,7 @@ OPTIONS = Declaration(
         Rest("files", "vmlinux and dump, in any order", "file"),
     ]
 )
-USAGE = "kcrash [options] [VMLINUX] VMCORE"
+USAGE = "kcrash [options] [VMLINUX] [VMCORE]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -192,8 +192,6 @@ def _open(args: Arguments) -> Session:
     from kcrash.session import Options, open_session
 
     files = [*args.files, *([args.log] if args.log else [])]
-    if not files:
-        raise UsageError("no vmlinux and no dump given")
     return open_session(
         files,
         Options(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from kcrash.arch.base import Arch, KernelLayout
 from kcrash.dump import is_dump, open_dump
 from kcrash.dump.base import Dump
+from kcrash.dump.live import KCORE, open_live
 from kcrash.dump.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
 from kcrash.errors import BadFormat, KcrashError, MemoryFault, MismatchError, MissingSymbol, MissingType
 from kcrash.linux.cpus import MAX_CPUS
@@ -64,6 +65,7 @@ class Session:
         self.dump.zero_excluded = self.options.zero_excluded
         self.vmlinux = vmlinux
         self._cache: dict[Any, Any] = {}
+        self._readings: dict[Any, Any] = {}
         #: The context task (a kcrash.linux.tasks.Task), as ``set`` shows and changes it.
         self.context: Any = None
         self._check_build_id()
@@ -224,6 +226,29 @@ class Session:
         found: T = self._cache[key]
         return found
 
+    def reading(self, key: Any, make: Callable[[], T]) -> T:
+        """As memo(), for what a running system changes: kept until refresh()."""
+        if key not in self._readings:
+            self._readings[key] = make()
+        found: T = self._readings[key]
+        return found
+
+    @property
+    def live(self) -> bool:
+        """True for the running system."""
+        return self.dump.info.live
+
+    def refresh(self) -> None:
+        """Forget what the running system may have changed. The context task stays, if it lives."""
+        from kcrash.linux.tasks import task_table
+
+        self._readings.clear()
+        self.memory.forget()
+        if self.options.load_modules:
+            self.symbols.on_demand(self._load_modules)
+        if self.context is not None:
+            self.context = task_table(self).by_address.get(self.context.address)
+
     # -- source lines
 
     def line_of(self, address: int) -> SourceLine | None:
@@ -272,15 +297,17 @@ class Session:
 def open_session(files: Sequence[str], options: Options | None = None) -> Session:
     """Open ``files``: a dump, and a vmlinux or where one may be found, in any order, told apart by content.
 
+    Without a dump it is the running system.
     Without a vmlinux one of the dump's build is looked for where distributions
     put them and at $DEBUGINFOD_URLS; if there is none, the dump alone has to do.
     Raises KcrashError (BadFormat, MismatchError ...) or OSError.
     """
     options = options or Options()
     kernels, dumps = sort_files(files)
-    if not dumps:
-        raise KcrashError("no dump given: usage is kcrash [options] [VMLINUX] VMCORE")
-    dump = open_dump(dumps, _absolute(options.progress))
+    if not dumps or dumps == [str(KCORE)]:
+        dump = open_live()
+    else:
+        dump = open_dump(dumps, _absolute(options.progress))
     try:
         return Session(dump, _vmlinux(dump, kernels, options), options)
     except BaseException:

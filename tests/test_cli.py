@@ -40,7 +40,7 @@ def test_version() -> None:
 
 def test_help() -> None:
     done = run("-h", program=KCRASH)
-    assert done.returncode == 0 and "kcrash [options] [VMLINUX] VMCORE" in done.stdout
+    assert done.returncode == 0 and "kcrash [options] [VMLINUX] [VMCORE]" in done.stdout
     assert "--zero_excluded" in done.stdout
     done = run("--help", "eval", program=KCRASH)
     assert done.returncode == 0 and "\nNAME\n  eval - " in done.stdout
@@ -50,8 +50,7 @@ def test_help() -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["-Z"], "kcrash: invalid option -- 'Z'\nUsage: kcrash [options] [VMLINUX] VMCORE\n"),
-        ([], "kcrash: no vmlinux and no dump given\n"),
+        (["-Z"], "kcrash: invalid option -- 'Z'\nUsage: kcrash [options] [VMLINUX] [VMCORE]\n"),
         (["--hex", "--dec"], "kcrash: --hex and --dec are mutually exclusive\n"),
     ],
 )

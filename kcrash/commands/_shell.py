@@ -179,6 +179,8 @@ class Shell:
         self.context.command = command.name
         if self.context.session is None and command.needs_session:
             raise CommandError("no dump is open")
+        if self._depth == 1 and self.settings.refresh and command.needs_session and self.context.session.live:
+            self.context.session.refresh()
         if self.context.minimal and not command.minimal:
             raise CommandError(f"{words[0]}: command not available in minimal mode")
         args, items = command.items(self.context, words[1:], text)

@@ -44,7 +44,7 @@ def style_of(context: Context, radix: int) -> Style:
 
 def names_of(session: Session) -> AddressNames:
     """The session's names of addresses."""
-    return session.memo("address names", lambda: AddressNames(session))
+    return session.reading("address names", lambda: AddressNames(session))
 
 
 def formatter_of(context: Context, radix: int, scope: Scope | None = None) -> Formatter:

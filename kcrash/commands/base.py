@@ -106,7 +106,6 @@ class Command(NamedTuple):
     minimal: bool = False
     aliases: Sequence[str] = ()
     hidden: bool = False
-    refresh: bool = False
     needs_session: bool = True
     each: Each = ""
     module: str = ""
@@ -133,7 +132,6 @@ def command(
     minimal: bool = False,
     aliases: Sequence[str] = (),
     hidden: bool = False,
-    refresh: bool = False,
     needs_session: bool = True,
     each: Each = "",
     registry: Registry | None = None,
@@ -146,8 +144,7 @@ def command(
     command line, its output); ``synopsis``: instead of the derived one, one
     text a form, without the name; ``minimal``: works with --minimal;
     ``aliases``: further names of the same command; ``hidden``: not in the
-    menu; ``refresh``: reads the task list anew on a live system;
-    ``needs_session`` False: works before a dump is open; ``each``: whether
+    menu; ``needs_session`` False: works before a dump is open; ``each``: whether
     `foreach` may run it, and once for what.
     """
 
@@ -163,7 +160,6 @@ def command(
             minimal,
             aliases,
             hidden,
-            refresh,
             needs_session,
             each,
             function.__module__,

@@ -61,7 +61,6 @@ It also shows and sets variables; several may follow one another on a line.""",
         ("Show all variables:", "set -v"),
     ],
     minimal=True,
-    refresh=True,
     needs_session=False,
 )
 def set_(context: Context, args: Arguments) -> Iterator[Item]:

@@ -50,7 +50,6 @@ task that was on a CPU).""",
             "foreach '^kworker' task -R flags",
         ),
     ],
-    refresh=True,
 )
 def foreach(context: Context, args: Arguments) -> Iterator[Item]:
     words = split_words(args.line)

@@ -147,7 +147,6 @@ of a CPU that is offline.""",
         ("The children of task 1:", "ps -c 1"),
         ("What the shells were started with:", "ps -a bash"),
     ],
-    refresh=True,
 )
 def ps(context: Context, args: Arguments) -> Iterator[Item]:
     _check(args)

@@ -144,7 +144,7 @@ VARIABLES: tuple[Variable, ...] = (
         choices="on|off|less|more|CRASHPAGER",
     ),
     Variable("radix", "output radix of integers: 10 or 16", _radix, choices="10|16"),
-    _toggle("refresh", "read the task list anew before each command on a live system"),
+    _toggle("refresh", "read what may have changed anew before each command, on a live system"),
     Variable("print_max", "array elements shown at most", _natural),
     _toggle("print_array", "one array element a line"),
     Variable("console", "file or terminal for debug messages", _text, lambda v: v or "(not assigned)"),

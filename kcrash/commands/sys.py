@@ -181,7 +181,9 @@ def size_text(size: int) -> str:
     return f"{size / unit:.1f}".removesuffix(".0") + f" {name}"
 
 
-def _panic(session: Session, data: dict[str, object]) -> str:
+def _panic(session: Session, data: dict[str, object]) -> str | None:
+    if session.live:
+        return None
     cause = system.panic_cause(session)
     data["panic"] = cause.message
     return f'"{clean_cell(cause.message)}"{" (check log for details)" if cause.mark == "Oops: " else ""}'

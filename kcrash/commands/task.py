@@ -47,7 +47,6 @@ outside of foreach, members may be named without -R.""",
         ("Two members of task 1:", "task -R flags,se.vruntime 1"),
         ("The priority of all kernel threads:", "foreach kernel task -R prio"),
     ],
-    refresh=True,
 )
 def task(context: Context, args: Arguments) -> Iterator[Item]:
     wanted = [member for group in args.R for member in group]

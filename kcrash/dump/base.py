@@ -77,6 +77,7 @@ class DumpInfo:
     ``vmcoreinfo``: the raw text of the VMCOREINFO note, or None.
     ``phys_base``: the kdump sub header's, or None. ``dump_level``: makedumpfile's
     -d, or None where unknown. ``time``: seconds since 1970 in the header, or None.
+    ``live``: it is the memory of the running system.
     """
 
     format: str
@@ -92,6 +93,7 @@ class DumpInfo:
     time: float | None = None
     nr_cpus: int | None = None
     incomplete: bool = False
+    live: bool = False
     virtual_ranges: list[VirtualRange] = field(default_factory=list)
     eraseinfo: bytes | None = None
     details: dict[str, Any] = field(default_factory=dict)

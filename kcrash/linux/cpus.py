@@ -33,17 +33,17 @@ def _mask(session: Session, name: str) -> list[int]:
 
 def possible_cpus(session: Session) -> list[int]:
     """Numbers of the CPUs that the kernel has per-CPU data for."""
-    return session.memo("possible_cpus", lambda: _known(session, "possible"))
+    return session.reading("possible_cpus", lambda: _known(session, "possible"))
 
 
 def online_cpus(session: Session) -> list[int]:
     """Numbers of the CPUs that were online."""
-    return session.memo("online_cpus", lambda: _known(session, "online"))
+    return session.reading("online_cpus", lambda: _known(session, "online"))
 
 
 def present_cpus(session: Session) -> list[int]:
     """Numbers of the CPUs that were plugged in."""
-    return session.memo("present_cpus", lambda: _known(session, "present"))
+    return session.reading("present_cpus", lambda: _known(session, "present"))
 
 
 def _known(session: Session, name: str) -> list[int]:

@@ -71,7 +71,7 @@ def modules(session: Session) -> list[Module]:
         found = (module for module in for_each_module(session) if isinstance(module, Module))
         return sorted(found, key=lambda module: module.base)
 
-    return session.memo("modules", read)
+    return session.reading("modules", read)
 
 
 def _read_module(session: Session, address: int) -> Module:

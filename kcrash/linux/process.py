@@ -256,7 +256,7 @@ def task_memory(session: Session, task: Task) -> Memory:
     own = reader.memory(task.mm)
     if not reader.task_paths:
         return Memory(max(own.rss, 0), own.total_vm)
-    cached = session.memo(
+    cached = session.reading(
         ("rss of threads", task.tgid), lambda: _thread_counts(session, task, reader.task_paths)
     )
     return Memory(max(own.rss + cached, 0), own.total_vm)
@@ -373,7 +373,7 @@ def policy_name(policy: int) -> str:
 
 def user_space(session: Session, task: Task) -> PagedSpace:
     """The user address space of a task. Raises KcrashError."""
-    return session.memo(("user space", task.mm), lambda: _user_space(session, task))
+    return session.reading(("user space", task.mm), lambda: _user_space(session, task))
 
 
 def _user_space(session: Session, task: Task) -> PagedSpace:

@@ -41,7 +41,7 @@ STOP_FUNCTIONS = ("machine_kexec", "crash_nmi_callback", "kdump_nmi_callback", "
 
 def unwinder(session: Session) -> Unwinder:
     """The unwinder for kernel code, made once."""
-    return session.memo("unwinder", lambda: _make_unwinder(session))
+    return session.reading("unwinder", lambda: _make_unwinder(session))
 
 
 def unwind_target(session: Session) -> Target:
@@ -226,7 +226,7 @@ def stack_at(session: Session, address: int) -> StackRange | None:
             return stack
     size = thread_size(session)
     low = address & ~(size - 1)  # stacks are aligned to their size, but where THREAD_ALIGN is less
-    stacks = session.memo("task stacks", lambda: {task.stack: task for task in task_table(session).tasks})
+    stacks = session.reading("task stacks", lambda: {task.stack: task for task in task_table(session).tasks})
     if low in stacks:
         return StackRange("task", low, low + size, None)
     return None
@@ -250,8 +250,9 @@ def start_registers(session: Session, task: Task) -> tuple[Registers, bool]:
     if task.address in task_table(session).active:
         note = cpu_registers(session).get(task.cpu)
         if note is None:
+            where = "still in that CPU" if session.live else "not in the dump"
             raise KcrashError(
-                f"task {task.pid} was running on CPU {task.cpu}, whose registers are not in the dump"
+                f"task {task.pid} was running on CPU {task.cpu}: its registers are {where} (active)"
             )
         return _named(session, note.registers), True
     values = session.arch.switched_out(session.types, session.memory, task.sp)

@@ -150,4 +150,4 @@ class Swap:
 
 def swap(session: Session) -> Swap:
     """The session's swap areas."""
-    return session.memo("swap", lambda: Swap(session))
+    return session.reading("swap", lambda: Swap(session))

@@ -96,7 +96,7 @@ def _nodes(session: Session) -> Iterator[int]:
 
 def present_pages(session: Session) -> int:
     """Pages of RAM that the kernel found, what it reserved included. Raises KcrashError."""
-    return session.memo("present pages", lambda: _present_pages(session))
+    return session.reading("present pages", lambda: _present_pages(session))
 
 
 def _present_pages(session: Session) -> int:
@@ -284,7 +284,7 @@ class PanicCause(NamedTuple):
 
 def panic_cause(session: Session) -> PanicCause:
     """Why the kernel died, by its log."""
-    return session.memo("panic cause", lambda: _panic_cause(session))
+    return session.reading("panic cause", lambda: _panic_cause(session))
 
 
 def _panic_cause(session: Session) -> PanicCause:

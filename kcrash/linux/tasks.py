@@ -6,6 +6,7 @@ need; anything else is asked of :attr:`Task.value`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -136,12 +137,12 @@ def thread_info(session: Session, task: Task) -> int | None:
 
 def idle_tasks(session: Session) -> dict[int, int]:
     """CPU number -> address of its idle task (``struct rq``.idle), CPUs that are plugged in only."""
-    return session.memo("idle_tasks", lambda: _rq_pointers(session, "idle", present_cpus(session)))
+    return session.reading("idle_tasks", lambda: _rq_pointers(session, "idle", present_cpus(session)))
 
 
 def current_tasks(session: Session) -> dict[int, int]:
     """CPU number -> address of the task that was on it (``struct rq``.curr), online CPUs only."""
-    return session.memo("current_tasks", lambda: _rq_pointers(session, "curr", online_cpus(session)))
+    return session.reading("current_tasks", lambda: _rq_pointers(session, "curr", online_cpus(session)))
 
 
 def _rq_pointers(session: Session, member: str, cpus: list[int]) -> dict[int, int]:
@@ -290,7 +291,7 @@ class TaskTable:
 
 def task_table(session: Session) -> TaskTable:
     """The table of all tasks, made when first asked for."""
-    return session.memo("task table", lambda: TaskTable(session))
+    return session.reading("task table", lambda: TaskTable(session))
 
 
 def panic_cpu(session: Session) -> int | None:
@@ -314,17 +315,23 @@ def panic_cpu(session: Session) -> int | None:
 def panic_task(session: Session) -> Task | None:
     """The task that was on the CPU that panicked."""
     cpu, table = panic_cpu(session), task_table(session)
-    return None if cpu is None else session.memo("panic task", lambda: _was_on(table, cpu))
+    return None if cpu is None or session.live else session.reading("panic task", lambda: _was_on(table, cpu))
 
 
 def _was_on(table: TaskTable, cpu: int) -> Task | None:
     return table.by_address.get(table.on_cpu.get(cpu, 0))
 
 
+def _own_task(table: TaskTable) -> Task | None:
+    """The task of this process, if its namespace counts as the kernel does."""
+    found = table.by_pid.get(os.getpid(), [])
+    return next((task for task in found if task.mm), None)
+
+
 def default_task(session: Session) -> Task | None:
-    """The task that a session starts in: the one that panicked, else the first active one."""
+    """The task that a session starts in: the one that panicked, else the first active one; live, our own."""
     table = task_table(session)
-    found = panic_task(session)
+    found = _own_task(table) if session.live else panic_task(session)
     if found is not None:
         return found
     cpu = min(table.current, default=None)

@@ -242,6 +242,11 @@ class PagedSpace(AddressSpace):
         top = address >> self.paging.canonical_bits - 1
         return top == 0 or top == (1 << 8 * self.word_bytes - self.paging.canonical_bits + 1) - 1
 
+    def forget(self) -> None:
+        """Read page tables anew from now on: a running system changes them."""
+        self._tables.clear()
+        self._pages.clear()
+
     # -- reading
 
     def read(self, address: int, size: int) -> bytes:

@@ -236,9 +236,10 @@ def test_all_variables_are_shown_in_crash_order() -> None:
 
 
 def test_repeat_stops_when_the_command_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    from types import SimpleNamespace
     from typing import Any, cast
 
     shell, _ = shell_with()
-    shell.context.session = cast("Any", object())
+    shell.context.session = cast("Any", SimpleNamespace(live=False))
     assert shell.run("repeat -1 nosuch_command_ever -x") == 1
     assert "the command failed" in capsys.readouterr().err

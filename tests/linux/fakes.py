@@ -77,6 +77,9 @@ class _Fake(SimpleNamespace):
     def memo(self, key: Any, make: Callable[[], Any]) -> Any:
         return self.cache.setdefault(key, make()) if key not in self.cache else self.cache[key]
 
+    reading = memo
+    live = False
+
 
 def session(memory: FakeMemory, *types: CompoundType) -> Session:
     """What helpers take for a session."""

@@ -204,6 +204,9 @@ class Kernel:
             self._cache[key] = make()
         return self._cache[key]
 
+    reading = memo
+    live = False
+
     def per_cpu_offset(self, cpu: int) -> int:
         return 0x10000 * cpu
 

@@ -18,6 +18,7 @@ def _open(args: Any) -> Any:
         vmlinux=SimpleNamespace(path="/nonexistent", build_id=None),
         kernel_name="/nonexistent",
         build_id=None,
+        live=False,
         symbols=SimpleNamespace(find=SYMBOLS.get, find_kernel=SYMBOLS.get, all=lambda: iter(())),
         types=SimpleNamespace(find=lambda kind, name: None, names=lambda kind: iter(("task_struct",))),
         arch=SimpleNamespace(word_bits=64, byte_order="little"),
