@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import pytest
+
 from tests.lab import cache, forms, initrd
 from tests.lab import kernels as kernels_
 from tests.lab.boots import Boot
@@ -109,6 +111,15 @@ def cached(version: str, *, scale: int = 0, cpu: str = "max") -> bool:
     if not (cache.root() / "kernels" / f"{version}.json").exists():
         return False
     return (cache.root() / _boot(version, scale, cpu).name).exists()
+
+
+def require(version: str) -> None:
+    """Skips the test, loudly, where the kernel's dumps are neither there nor allowed to be made.
+
+    They are made only when asked for ($KCRASH_LAB=1): it takes minutes and a network.
+    """
+    if not cached(version) and os.environ.get("KCRASH_LAB") != "1":
+        pytest.skip(f"NO DUMPS of {version}: python -m tests.lab makes them, or set KCRASH_LAB=1")
 
 
 def drgn_name() -> str:

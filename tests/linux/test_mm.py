@@ -42,8 +42,7 @@ class Opened:
 
 @pytest.fixture(scope="module", params=KERNELS)
 def opened(request: pytest.FixtureRequest) -> Iterator[Opened]:
-    if not lab.cached(request.param) and os.environ.get("KCRASH_LAB") != "1":
-        pytest.skip(f"PEER MISSING: no lab dumps of {request.param}: KCRASH_LAB=1 makes them")
+    lab.require(request.param)
     made = Opened(request.param)
     yield made
     made.session.close()

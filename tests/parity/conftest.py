@@ -174,8 +174,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def lab_dumps(kernel: str, form: str) -> lab.Dumps:
     """The dumps of a kernel; skips, and says why, if they cannot be had."""
-    if not lab.cached(kernel) and not os.environ.get("KCRASH_LAB"):
-        pytest.skip(f"no dumps of {kernel} yet: python -m tests.lab makes them, or set KCRASH_LAB=1")
+    lab.require(kernel)
     try:
         return lab.dumps(kernel, names=[form])
     except Exception as error:

@@ -62,8 +62,7 @@ class Case:
 
 
 def _dumps(version: str) -> Dumps:
-    if not lab.cached(version) and os.environ.get("KCRASH_LAB") != "1":
-        pytest.skip(f"PEER MISSING: no lab dumps of {version}: KCRASH_LAB=1 makes them")
+    lab.require(version)
     return lab.dumps(version)
 
 
