@@ -199,8 +199,8 @@ def user_space(session: Session, mm: Mm, name: str) -> PagedSpace:
 
     ``name``: what faults call it.
     """
-    top = session.memory.translate(mm.pgd)
-    return PagedSpace(name, session.physical, session.layout.paging, top)
+    paging, top = session.layout.paging, session.memory.translate(mm.pgd)
+    return PagedSpace(name, session.physical, paging, top, limit=paging.user_end)
 
 
 def auxiliary_vector(session: Session, mm: Mm, word_bytes: int | None = None) -> list[tuple[int, int]]:

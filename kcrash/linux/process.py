@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kcrash.errors import MemoryFault
 from kcrash.linux.cpus import possible_cpus
+from kcrash.linux.mm import read_mm
+from kcrash.linux.mm import user_space as space_of_mm
 from kcrash.linux.tasks import PF_EXITING, Task, task_table
 from kcrash.memory.space import PagedSpace
 from kcrash.types.model import ArrayType
@@ -377,9 +379,7 @@ def user_space(session: Session, task: Task) -> PagedSpace:
 
 
 def _user_space(session: Session, task: Task) -> PagedSpace:
-    pgd = session.memory.word(task.mm + session.types.offset(MM_STRUCT, "pgd"))
-    top = session.memory.translate(pgd)
-    return PagedSpace(f"user of PID {task.pid}", session.physical, session.layout.paging, top)
+    return space_of_mm(session, read_mm(session, task.mm), f"user of PID {task.pid}")
 
 
 MAX_ARGUMENTS = 1 << 22  # a fourth of the stack limit is the kernel's own bound; hostile dumps get this one

@@ -140,7 +140,8 @@ class PagedSpace(AddressSpace):
     """Virtual memory behind page tables.
 
     ``top``: physical address of the top table; ``linear``: ranges that need no
-    walk (the kernel's direct map and image).
+    walk (the kernel's direct map and image); ``limit``: first address above a
+    user space, whose tables have the kernel's half too.
     """
 
     def __init__(
@@ -150,11 +151,13 @@ class PagedSpace(AddressSpace):
         paging: Paging,
         top: int | None,
         linear: Sequence[LinearRange] = (),
+        limit: int | None = None,
     ) -> None:
         super().__init__(name, physical.byte_order, physical.word_bytes)
         self.physical = physical
         self.paging = paging
         self.top = top
+        self.limit = limit
         self.linear = tuple(linear)
         self._tables: OrderedDict[int, Any] = OrderedDict()
         self._pages: dict[int, tuple[int, int]] = {}
@@ -181,7 +184,7 @@ class PagedSpace(AddressSpace):
 
         Raises MemoryFault if a table itself is not in the dump.
         """
-        if self.top is None:
+        if self.top is None or not self.canonical(address):
             return
         table, low = self.top, address & self._mask
         for number, level in enumerate(self.paging.levels):
@@ -223,22 +226,23 @@ class PagedSpace(AddressSpace):
 
     def _lookup(self, address: int) -> tuple[int, int]:
         """``(physical address of the page, offset mask)`` of the leaf that maps ``address``."""
-        if self.canonical(address):
-            try:
-                for step in self.walk(address):
-                    if step.entry.kind is EntryKind.LEAF:
-                        mask = (1 << self.paging.levels[step.level].shift) - 1
-                        return step.entry.address, mask
-                    if step.entry.kind is EntryKind.OTHER:
-                        raise MemoryFault(self.name, address, FaultReason.SWAPPED)
-            except MemoryFault as fault:
-                if fault.space == self.name:
-                    raise
-                raise MemoryFault(self.name, address, fault.reason, "its page table") from None
+        try:
+            for step in self.walk(address):
+                if step.entry.kind is EntryKind.LEAF:
+                    mask = (1 << self.paging.levels[step.level].shift) - 1
+                    return step.entry.address, mask
+                if step.entry.kind is EntryKind.OTHER:
+                    raise MemoryFault(self.name, address, FaultReason.SWAPPED)
+        except MemoryFault as fault:
+            if fault.space == self.name:
+                raise
+            raise MemoryFault(self.name, address, fault.reason, "its page table") from None
         raise MemoryFault(self.name, address, FaultReason.NOT_MAPPED)
 
     def canonical(self, address: int) -> bool:
-        """True if the hardware would translate ``address`` at all."""
+        """True if the hardware would translate ``address`` at all, and for this space."""
+        if self.limit is not None and address >= self.limit:
+            return False
         top = address >> self.paging.canonical_bits - 1
         return top == 0 or top == (1 << 8 * self.word_bytes - self.paging.canonical_bits + 1) - 1
 

@@ -19,6 +19,7 @@ A module of comparisons holds the command lines and one test::
   Each command line runs in a kcrash of its own state, but on one session a dump: the context task is put
   back before each; so do not let one line depend on another (crash does run them in sequence).
 * A kernel that crash cannot open (it cannot be told in advance) skips all tests of it, with its last words.
+* crash needs seconds to start: while the tests of one dump run, its run on the next one is under way.
 * ``normal(text)``: the lines with their blanks squeezed, blank lines dropped.
 
 Kernels: those of ``KCRASH_LAB_KERNELS`` (default 6.1,6.12); forms: ``KCRASH_LAB_FORMS`` (default a few
@@ -34,18 +35,22 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.lab import forms, lab
+from tests.lab import forms, kernels, lab
 
 if TYPE_CHECKING:
     from kcrash.session import Session
 
 KERNELS = tuple(os.environ.get("KCRASH_LAB_KERNELS", "6.1,6.12").split(","))
+ALL_KERNELS = KERNELS if "KCRASH_LAB_KERNELS" in os.environ else tuple(kernels.SUITES)
 FORMS = ("elf", "qemu-elf", "qemu-zlib", "zlib-d1", "zstd-d31")
 MARK = 7777000000  # eval prints it between the commands, in four lines
 
@@ -96,6 +101,7 @@ class Parity:
     dumps: lab.Dumps
     session: Session
     commands: Sequence[str]
+    ahead: Callable[[], Future[dict[str, str]]]
     _crash: dict[str, str] = field(default_factory=dict)
     _failure: str = ""
 
@@ -107,9 +113,11 @@ class Parity:
     def crash(self, command: str) -> str:
         """What crash prints. Skips, and says why, where crash does not open the dump."""
         if command not in self._crash and not self._failure:
-            wanted = [*self.commands] if command in self.commands else [command]
             try:
-                self._crash.update(run_crash(self.dumps, self.form, wanted))
+                if command in self.commands:
+                    self._crash.update(self.ahead().result())
+                else:
+                    self._crash.update(run_crash(self.dumps, self.form, [command]))
             except CrashFailed as error:
                 self._failure = str(error)
         if self._failure:
@@ -163,7 +171,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             (kernel, form)
             for kernel in getattr(module, "KERNELS", KERNELS)
             for form in getattr(module, "FORMS", _forms())
-            if kernel in KERNELS and (form in _forms() or "KCRASH_LAB_FORMS" not in os.environ)
+            if kernel in ALL_KERNELS and (form in _forms() or "KCRASH_LAB_FORMS" not in os.environ)
         ]
         metafunc.parametrize(
             "parity", cases, ids=["-".join(case) for case in cases], indirect=True, scope="module"
@@ -181,16 +189,64 @@ def lab_dumps(kernel: str, form: str) -> lab.Dumps:
         pytest.skip(f"the lab cannot make {form} of {kernel}: {error}")
 
 
+def commands_of(module: ModuleType, dumps: lab.Dumps, form: str) -> Sequence[str]:
+    """The command lines that a module compares on a dump."""
+    found = getattr(module, "COMMANDS", ())
+    return found(dumps, form) if callable(found) else found
+
+
+class Runs:
+    """Runs of crash, one a module and dump, in the background."""
+
+    def __init__(self, session: pytest.Session) -> None:
+        self.session = session
+        self.pool = ThreadPoolExecutor(os.cpu_count())
+        self.started: dict[tuple[str, str, str], Future[dict[str, str]]] = {}
+
+    def of(self, module: ModuleType, kernel: str, form: str) -> Future[dict[str, str]]:
+        """The run on a dump; the one that is going to be wanted next is started with it."""
+        for case in self._from(module, (kernel, form)):
+            self._start(module, *case)
+        return self.started[module.__name__, kernel, form]
+
+    def _from(self, module: ModuleType, case: tuple[str, str]) -> list[tuple[str, str]]:
+        """A case and the next one among the tests that were chosen."""
+        items = (item for item in self.session.items if getattr(item, "module", None) is module)
+        callspecs = (getattr(item, "callspec", None) for item in items)
+        chosen = dict.fromkeys(
+            each.params["parity"] for each in callspecs if each and "parity" in each.params
+        )
+        order = [*chosen]
+        place = order.index(case)
+        return order[place : place + 2]
+
+    def _start(self, module: ModuleType, kernel: str, form: str) -> None:
+        key = (module.__name__, kernel, form)
+        if key not in self.started and lab.cached(kernel):
+            dumps = lab.dumps(kernel, names=[form])
+            commands = commands_of(module, dumps, form)
+            self.started[key] = self.pool.submit(run_crash, dumps, form, commands)
+
+
+@pytest.fixture(scope="session")
+def runs(request: pytest.FixtureRequest) -> Iterator[Runs]:
+    """All runs of crash."""
+    made = Runs(request.session)
+    yield made
+    made.pool.shutdown(cancel_futures=True)
+
+
 @pytest.fixture(scope="module")
-def parity(request: pytest.FixtureRequest) -> Iterator[Parity]:
+def parity(request: pytest.FixtureRequest, runs: Runs) -> Iterator[Parity]:
     """Both programs on one dump."""
     import kcrash
 
     kernel, form = request.param
     dumps = lab_dumps(kernel, form)
+    if form not in dumps.forms:
+        pytest.skip(f"the tools of the lab cannot write {form} of {kernel}")
     session = kcrash.open(str(dumps.vmlinux), str(dumps.forms[form]))
-    commands = getattr(request.module, "COMMANDS", ())
-    if callable(commands):
-        commands = commands(dumps, form)
-    yield Parity(kernel, form, dumps, session, commands)
+    commands = commands_of(request.module, dumps, form)
+    ahead = partial(runs.of, request.module, kernel, form)
+    yield Parity(kernel, form, dumps, session, commands, ahead)
     session.close()

@@ -1,15 +1,10 @@
-"""ps, sys, set, task and foreach against crash, and the set of tasks against drgn. See differences.md."""
+"""ps, sys, set, task and foreach against crash (differences.md); tasks against drgn: test_every_dump."""
 
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Callable
 
-import pytest
-
-from kcrash.linux.tasks import task_table
-from tests.lab import lab
 from tests.parity.conftest import Parity
 
 COMMANDS = (
@@ -156,24 +151,3 @@ def test_uptime_is_that_of_the_log(parity: Parity) -> None:
     uptime = int(days[1]) * 3600 + int(days[2]) * 60 + int(days[3])
     last = float(re.findall(r"^\[ *(\d+\.\d+)\]", parity.kcrash("log"), re.M)[-1])
     assert last - 3 <= uptime <= last + 60
-
-
-TASKS_OF_DRGN = """
-import sys
-from drgn import Program
-from drgn.helpers.linux.pid import for_each_task
-prog = Program()
-prog.set_core_dump(sys.argv[2])
-prog.load_debug_info([sys.argv[1]])
-for task in for_each_task(prog, idle=True):
-    print(hex(task.value_()), task.pid.value_(), task.comm.string_().decode())
-"""
-
-
-def test_same_tasks_as_drgn(parity: Parity) -> None:
-    argv = [str(lab.drgn()), "-c", TASKS_OF_DRGN, str(parity.dumps.vmlinux), str(parity.dump)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
-    if done.returncode:
-        pytest.skip(f"drgn cannot open {parity.form}: {done.stderr.splitlines()[-1]}")
-    ours = [f"{task.address:#x} {task.pid} {task.name}" for task in task_table(parity.session).tasks]
-    assert sorted(ours) == sorted(done.stdout.splitlines())
