@@ -103,11 +103,15 @@ class Session:
         blob = self.image.section(".BTF")
         if blob is not None:
             self.types.add(BtfSource(blob.data, blob.file, pointer_size=self.arch.word_bytes))
-        self.types.add(DeclarationSource(self.types))
+        self.types.add(DeclarationSource(self.types, size_of=self._symbol_size))
         if self.has_dwarf:
             self.types.add(LazySource(lambda: self.dwarf), last_resort=blob is not None)
         elif blob is None:
             raise BadFormat(self.kernel_name, "has neither BTF nor DWARF: no types")
+
+    def _symbol_size(self, name: str) -> int:
+        symbol = self.symbols.symbol(name)
+        return symbol.size if symbol else 0
 
     @property
     def kernel_name(self) -> str:

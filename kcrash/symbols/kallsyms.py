@@ -369,7 +369,21 @@ class KallsymsSymbols:
     def _symbol(self, number: int) -> Symbol:
         address, text = self._address_of(number), self._name(number)
         size = self._gap(address, bisect_right(range(self.count), address, number, key=self._address_of))
-        return _made(text, address, size)
+        return self._made(text, address, size)
+
+    def _made(self, text: bytes, address: int, size: int) -> Symbol:
+        letter = chr(text[0]) if text else "?"
+        if letter == "A" and self._per_cpu[0] <= address < self._per_cpu[1]:
+            letter = "D"
+        return Symbol(plain_name(text[1:]), address, letter, size)
+
+    @cached_property
+    def _per_cpu(self) -> tuple[int, int]:
+        """``[start, end)`` of the per-CPU variables, which make_percpus_absolute() of scripts/kallsyms.c
+        lists as absolute before v6.15 (see _per_cpu_absolute)."""
+        places = [self._numbers_named(name) for name in (b"__per_cpu_start", b"__per_cpu_end")]
+        start, end = (self._address_of(found[0]) if found else 0 for found in places)
+        return start, end
 
     def _gap(self, address: int, above: int) -> int:
         """Bytes from ``address`` to symbol number ``above``; 0 where they are no symbol's size."""
@@ -382,7 +396,7 @@ class KallsymsSymbols:
         low = bisect_left(numbers, address, 0, number + 1, key=self._address_of)
         high = bisect_right(numbers, address, number, key=self._address_of)
         size = self._gap(address, high)
-        found = [_made(self._name(n), address, size) for n in range(low, min(high, low + MAX_GROUP))]
+        found = [self._made(self._name(n), address, size) for n in range(low, min(high, low + MAX_GROUP))]
         return sorted(found, key=lambda symbol: symbol.name)
 
     def at(self, address: int) -> Symbol | None:
@@ -412,7 +426,7 @@ class KallsymsSymbols:
             if number + 1 < self.count and addresses[number + 1] != address:
                 above, next_address = number + 1, addresses[number + 1]
             size = next_address - address if above < self.count else 0
-            found.append(_made(self._all_names[number], address, size if 0 < size <= MAX_SIZE else 0))
+            found.append(self._made(self._all_names[number], address, size if 0 < size <= MAX_SIZE else 0))
         return sorted(found, key=lambda symbol: (symbol.address, symbol.name))
 
     # -- the kernel image
@@ -502,10 +516,6 @@ def _head(name: bytes) -> bytes:
     """What stands before the first dot: compilers append their suffixes with one, and it sorts before
     whatever else a C name consists of."""
     return name.split(b".", 1)[0] if b"." in name else name
-
-
-def _made(text: bytes, address: int, size: int) -> Symbol:
-    return Symbol(plain_name(text[1:]), address, chr(text[0]) if text else "?", size)
 
 
 def _base_relative(offsets: array[int], base: int, mask: int) -> Reading:

@@ -2,27 +2,37 @@
 
 BTF describes types, functions and per-CPU variables, not other variables. The
 table is kernel.h beside this file: one declaration a line, several for one name
-where kernels differ; the first whose types this kernel has is taken.
+where kernels differ. The first whose types this kernel has is taken, and, of a
+line that says ``// with struct NAME.MEMBER``, that member too. Array bounds may be
+enumerators. An array without bounds is as long as its symbol.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 
 from kcrash.errors import ExpressionError
-from kcrash.types.model import EnumType, Type
+from kcrash.types.model import ArrayType, CompoundType, EnumType, IntType, Type
 from kcrash.types.parse import TypeNames, TypeParser
+
+_CONDITION = re.compile(r"// with struct (\w+)\.([\w.]+)")
 
 
 class DeclarationSource:
-    """Variables only (a TypeSource); ``types`` is where the declared types come from."""
+    """Variables only (a TypeSource); ``types`` is where the declared types come from.
 
-    def __init__(self, types: TypeNames, text: str | None = None) -> None:
+    ``size_of``: bytes of a variable by its symbol, 0 if that does not tell.
+    """
+
+    def __init__(
+        self, types: TypeNames, text: str | None = None, size_of: Callable[[str], int] = lambda name: 0
+    ) -> None:
         self._types = types
         self._given = text
+        self._size_of = size_of
 
     @cached_property
     def _text(self) -> str:
@@ -32,16 +42,32 @@ class DeclarationSource:
 
     def variable(self, name: str) -> Type | None:
         """The declared type of a variable; None if it is not in the table, or its type not in this kernel."""
-        pattern = rf"^[^/\n]*\b{re.escape(name)}(?:\[[^;\n]*)?;"
+        pattern = rf"^([^/\n]*\b{re.escape(name)}(?:\[[^;\n]*)?;)(.*)$"
         for match in re.finditer(pattern, self._text, re.M):
-            parser = TypeParser(match.group(0), self._types)
+            if not self._holds(match[2]):
+                continue
+            parser = TypeParser(match[1], self._types)
             try:
                 declared, type_ = parser.declarator(parser.base_type())
             except ExpressionError:
                 continue
             if declared == name:
-                return type_
+                return self._completed(name, type_)
         return None
+
+    def _holds(self, comment: str) -> bool:
+        condition = _CONDITION.search(comment)
+        if condition is None:
+            return True
+        found = self._types.find("struct", condition[1])
+        return isinstance(found, CompoundType) and found.has(condition[2])
+
+    def _completed(self, name: str, type_: Type) -> Type:
+        """An array without bounds with those of its symbol; text ends by itself."""
+        if not isinstance(type_, ArrayType) or type_.count is not None or _is_text(type_.target):
+            return type_
+        count = self._size_of(name) // type_.target.size if type_.target.size else 0
+        return ArrayType(type_.target, count) if count else type_
 
     def find(self, kind: str, name: str) -> Type | None:
         """Nothing: the table declares variables only."""
@@ -58,3 +84,8 @@ class DeclarationSource:
     def names(self, kind: str) -> Iterator[str]:
         """Nothing."""
         return iter(())
+
+
+def _is_text(type_: Type) -> bool:
+    plain = type_.underlying
+    return isinstance(plain, IntType) and plain.is_char

@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from kcrash.errors import ExpressionError
-from kcrash.types.model import VOID, ArrayType, FunctionType, IntType, PointerType, QualifiedType, Type
+from kcrash.types.model import (
+    VOID,
+    ArrayType,
+    EnumType,
+    FunctionType,
+    IntType,
+    PointerType,
+    QualifiedType,
+    Type,
+)
 
 _TOKEN = re.compile(r"\s*(?:([A-Za-z_]\w*)|(0[xX][0-9a-fA-F]+|\d+)|(.))", re.S)
 _QUALIFIERS = ("const", "volatile", "restrict")
@@ -32,6 +41,9 @@ class TypeNames(Protocol):
 
     def find(self, kind: str, name: str) -> Type | None:
         """See kcrash.types.source.TypeSource.find."""
+
+    def enumerator(self, name: str) -> tuple[EnumType, int] | None:
+        """See kcrash.types.source.TypeSource.enumerator."""
 
 
 def canonical_base(words: list[str]) -> str:
@@ -186,7 +198,7 @@ class TypeParser:
         counts: list[int | None] = []
         while self.peek() == "[":
             self.take()
-            counts.append(None if self.peek() == "]" else int(self.take(), 0))
+            counts.append(None if self.peek() == "]" else self._bound())
             self.expect("]")
         for count in reversed(counts):
             base = ArrayType(base, count)
@@ -194,6 +206,19 @@ class TypeParser:
             self.take()
             base = self._parameters(base)
         return base
+
+    def _bound(self) -> int:
+        """The size of an array: a number or an enumerator."""
+        word = self.take()
+        if word.isidentifier():
+            found = self.types.enumerator(word)
+            if found is None or found[1] < 0:
+                raise self.error(f"no constant {word!r}")
+            return found[1]
+        try:
+            return int(word, 0)
+        except ValueError:
+            raise self.error(f"{word!r} is no size of an array") from None
 
     def _parameters(self, result: Type) -> Type:
         from kcrash.types.model import Parameter
