@@ -32,6 +32,7 @@ from kcrash.types.source import LazySource
 from kcrash.values.value import Value
 
 if TYPE_CHECKING:
+    from kcrash.linux.module_debug import ModuleDebug
     from kcrash.types.dwarf import DwarfSource
 
 T = TypeVar("T")
@@ -55,6 +56,12 @@ class Options:
     module_dirs: list[str] = field(default_factory=list)
     load_modules: bool = True
 
+    @property
+    def total_progress(self) -> Callable[[str, int, int | None], None] | None:
+        """``progress`` as kcrash.debuginfo calls it: the number of steps may be unknown."""
+        progress = self.progress
+        return None if progress is None else lambda what, done, total: progress(what, done, total or 0)
+
 
 class Session:
     """An opened kernel."""
@@ -68,6 +75,8 @@ class Session:
         self._readings: dict[Any, Any] = {}
         #: The context task (a kcrash.linux.tasks.Task), as ``set`` shows and changes it.
         self.context: Any = None
+        #: Module debuginfo in use (kcrash.linux.module_debug), by the module's name.
+        self.module_debug: dict[str, ModuleDebug] = {}
         self._check_build_id()
         self._open()
 
@@ -216,7 +225,8 @@ class Session:
     def variable(self, name: str) -> Value:
         """A global variable. Raises MissingSymbol, or MissingType where nothing tells its type."""
         address = self.symbols.address(name)
-        type_ = self.types.variable(name)
+        symbol = self.symbols.symbol(name)
+        type_ = self.types.variable(name, symbol.module if symbol else "")
         if type_ is None:
             raise MissingType(name, "no source says what type this variable has: cast its address")
         return Value(self, type_, address)
@@ -253,14 +263,24 @@ class Session:
         if self.context is not None:
             self.context = task_table(self).by_address.get(self.context.address)
 
-    # -- source lines
+    def forget(self, key: Any) -> None:
+        """Compute ``memo(key)`` or ``reading(key)`` anew when it is next asked for."""
+        self._cache.pop(key, None)
+        self._readings.pop(key, None)
+
+    # -- what DWARF tells of addresses
+
+    def dwarf_at(self, address: int) -> tuple[DwarfSource, int] | None:
+        """``(source, bias)`` of the DWARF that tells of a kernel address: there it is ``address - bias``."""
+        low, high = self.symbols.kernel_range
+        if low <= address < high:
+            return (self.dwarf, self.layout.kaslr) if self.has_dwarf else None
+        return next(((m.dwarf, 0) for m in self.module_debug.values() if m.covers(address)), None)
 
     def line_of(self, address: int) -> SourceLine | None:
         """The line of source that the code at a kernel address comes from; None where nothing tells."""
-        low, high = self.symbols.kernel_range
-        if not low <= address < high or not self.has_dwarf:
-            return None
-        found = self.dwarf.line_of(address - self.layout.kaslr)
+        known = self.dwarf_at(address)
+        found = known[0].line_of(address - known[1]) if known else None
         return None if found is None else SourceLine(found.file, found.line)
 
     # -- per-CPU data
@@ -311,7 +331,7 @@ def open_session(files: Sequence[str], options: Options | None = None) -> Sessio
     if not dumps or dumps == [str(KCORE)]:
         dump = open_live()
     else:
-        dump = open_dump(dumps, _absolute(options.progress))
+        dump = open_dump(dumps, options.total_progress)
     try:
         return Session(dump, _vmlinux(dump, kernels, options), options)
     except BaseException:
@@ -351,20 +371,12 @@ def _vmlinux(dump: Dump, given: list[str], options: Options) -> ElfFile | None:
     if not given and build_id is None:
         return None
     release = (info.osrelease if info else "") or dump.info.utsname.release
-    found = find_kernel(
-        build_id, release, given=given, force=options.force, progress=_absolute(options.progress)
-    )
+    found = find_kernel(build_id, release, given=given, force=options.force, progress=options.total_progress)
     if isinstance(found, Found):
         return ElfFile(found.path)
     if given:
         raise found.error()
     return None
-
-
-def _absolute(progress: Progress | None) -> Callable[[str, int, int | None], None] | None:
-    if progress is None:
-        return None
-    return lambda what, done, total: progress(what, done, total or 0)
 
 
 def _quoted(text: bytes) -> str:

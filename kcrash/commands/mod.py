@@ -1,8 +1,8 @@
-"""``mod``: the loaded modules."""
+"""``mod``: the loaded modules, and the use of their debuginfo."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from kcrash.commands.base import (
     Arguments,
@@ -15,12 +15,16 @@ from kcrash.commands.base import (
     Option,
     Rest,
     Table,
+    UsageError,
     command,
 )
 from kcrash.errors import KcrashError
-from kcrash.linux.modules import Module, for_each_module, module_taints
+from kcrash.linux.module_debug import load, unload
+from kcrash.linux.modules import Module, for_each_module, module_taints, modules
 from kcrash.output import Fault, Text
 from kcrash.session import Session
+
+NOT_LOADED = "(not loaded)  [CONFIG_KALLSYMS]"
 
 
 @command(
@@ -33,20 +37,54 @@ from kcrash.session import Session
             Flag("-S", "use the debuginfo of all modules"),
             Flag("-D", "stop using it"),
             Flag("-t", "only modules that taint the kernel, with the letters of what they taint"),
+            Flag("-R", "read the list of modules anew, and stop using their debuginfo"),
         ),
+        Flag("-g", "with -s or -S: the starts and ends of sections are among the symbols"),
+        Flag("-r", "read all at once", hidden=True), Flag("-o", "the old method", hidden=True),
         Rest("files", "an object file for -s, or a folder for -S", "objfile | directory", completes="file"),
     ],
-    description="Lists the loaded modules by address.",
-    examples=["mod", "mod -t"],
-)
+    description="""
+Lists the loaded modules by address. With -s or -S the debuginfo of modules is
+used from then on: types, lines of source, inlined functions. Without a file or
+folder it is looked for by build-id, below the folder of --mod, beside the
+vmlinux, where distributions install it, and at the servers of $DEBUGINFOD_URLS.
+A file of another build is refused, unless kcrash was started with --force.""",
+    examples=["mod", "mod -t", ("All modules, from a folder:", "mod -S /tmp/debug"),
+              ("One, from a file:", "mod -s zram zram.ko.debug")],
+)  # fmt: skip
 def mod(context: Context, args: Arguments) -> Iterator[Item]:
     """See the command's help."""
-    if args.s or args.d or args.S or args.D:
-        raise CommandError("module debuginfo is not read yet; module symbols come from the dump itself")
-    if args.t:
-        yield from _tainting(context.session)
+    session = context.session
+    if len(args.files) > 1 or (args.files and not (args.s or args.S)):
+        raise UsageError(f"too many arguments: {' '.join(args.files)}")
+    given = args.files[0] if args.files else None
+    if args.s:
+        module = _named(session, args.s)
+        _load(session, module, given, bool(args.g))
+        yield _list(session, [module])
+    elif args.S:
+        yield _loading(session, given, bool(args.g))
+    elif args.d:
+        unload(session, _named(session, args.d).name)
+    elif args.D or args.R:
+        for name in list(session.module_debug):
+            unload(session, name)
+        if args.R:
+            session.forget("modules")
+            yield _list(session, _modules(session))
+    elif args.t:
+        yield from _tainting(session)
     else:
-        yield _list(context.session)
+        yield _list(session, _modules(session))
+
+
+def _named(session: Session, name: str) -> Module:
+    """A loaded module; "-" in the name means "_" as it does to modprobe."""
+    wanted = name.replace("-", "_")
+    found = next((module for module in modules(session) if module.name.replace("-", "_") == wanted), None)
+    if found is None:
+        raise CommandError(f"module {name} is not loaded")
+    return found
 
 
 def _modules(session: Session) -> list[Module | KcrashError]:
@@ -54,25 +92,32 @@ def _modules(session: Session) -> list[Module | KcrashError]:
     return sorted(for_each_module(session), key=lambda m: m.base if isinstance(m, Module) else 1 << 64)
 
 
-def _list(session: Session) -> Item:
-    found = _modules(session)
-    names = [len(module.name) for module in found if isinstance(module, Module)]
-    sizes = [len(str(module.size)) for module in found if isinstance(module, Module)]
+# -- the list
+
+
+def _list(session: Session, found: Sequence[Module | KcrashError]) -> Item:
+    return _table(session, (_row(session, module) for module in found))
+
+
+def _table(session: Session, rows: Iterator[tuple[object, ...] | Fault]) -> Item:
+    found = modules(session)
     separate = session.types.has("struct module", "mem")
     columns = (
         Column.address("module", "MODULE", 16),
-        Column("name", "NAME", max([4, *names]), gap="  "),
+        Column("name", "NAME", max([4, *(len(module.name) for module in found)]), gap="  "),
         Column.address("base", "TEXT_BASE" if separate else "BASE", 16, gap="  "),
-        Column("size", "SIZE", max([4, *sizes]), ">", gap="  "),
+        Column("size", "SIZE", max([4, *(len(str(module.size)) for module in found)]), ">", gap="  "),
         Column("object_file", "OBJECT FILE", gap="  "),
     )
-    return Table(columns, (_row(module) for module in found), kind="module", empty="no modules loaded")
+    return Table(columns, rows, kind="module", empty="no modules loaded")
 
 
-def _row(module: Module | KcrashError) -> tuple[object, ...] | Fault:
+def _row(session: Session, module: Module | KcrashError) -> tuple[object, ...] | Fault:
     if not isinstance(module, Module):
         return Fault.of(module)
-    return module.address, module.name, module.base, module.size, "(not loaded)  [CONFIG_KALLSYMS]"
+    debug = session.module_debug.get(module.name)
+    file = NOT_LOADED if debug is None else debug.path
+    return module.address, module.name, module.base, module.size, file
 
 
 def _tainting(session: Session) -> Iterator[Item]:
@@ -87,3 +132,31 @@ def _tainting(session: Session) -> Iterator[Item]:
         return
     width = max([4, *(len(name) for name, _letters in rows)])
     yield Table((Column("name", "NAME", width), Column("taint", "TAINT", gap="  ")), rows, kind="module")
+
+
+# -- debuginfo
+
+
+def _load(session: Session, module: Module, given: str | None, marked: bool) -> None:
+    """Use a module's debuginfo. Raises CommandError."""
+    try:
+        if given or module.name not in session.module_debug:
+            load(session, module, given)
+    except (KcrashError, OSError) as error:
+        raise CommandError(f"cannot load the debuginfo of module {module.name}: {error}") from None
+    session.module_debug[module.name].marked = marked
+
+
+def _loading(session: Session, given: str | None, marked: bool) -> Item:
+    """The rows of the modules whose debuginfo is in use now, and why that of others is not."""
+
+    def rows() -> Iterator[tuple[object, ...] | Fault]:
+        for module in modules(session):
+            try:
+                _load(session, module, given, marked)
+            except CommandError as error:
+                yield Fault.of(error, name=module.name)
+            else:
+                yield _row(session, module)
+
+    return _table(session, rows())

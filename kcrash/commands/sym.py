@@ -77,16 +77,27 @@ def _module(session: Session, name: str) -> Iterator[Item]:
     """A module's symbols between the marks of its memory."""
     module = next(m for m in modules(session) if m.name == name)
     table = session.symbols.module_table(name)
+    symbols = table.all() if table else ()
     marks = [(r.start, f"MODULE {_region(r.name)}START: {name}") for r in module.regions]
     ends = [(_end(r), f"MODULE {_region(r.name)}END: {name}") for r in module.regions]
     entries: list[tuple[int, int, str | Symbol]] = [(a, 1, text) for a, text in marks]
     entries += [(a, 0, text) for a, text in ends]
-    entries += [(s.address, 2, s) for s in (table.all() if table else ())]
+    entries += [(s.address, 3, s) for s in symbols]
+    entries += _sections(session, name, [s.address for s in symbols])
     for address, _rank, entry in sorted(entries, key=lambda row: row[:2]):
         if isinstance(entry, Symbol):
             yield _plain(entry, show_module=False)
         else:
             yield Record("mark", {"address": Address(address), "module": name}, f"{address:x} {entry}")
+
+
+def _sections(session: Session, name: str, symbols: list[int]) -> Iterator[tuple[int, int, str]]:
+    """The marks of the sections that have symbols, after ``mod -g``."""
+    debug = session.module_debug.get(name)
+    for section, start, end in debug.section_ranges() if debug and debug.marked else ():
+        if any(start <= address < end for address in symbols):
+            yield start, 2, f"[{section}]: section start"
+            yield end, 0, f"[{section}]: section end"
 
 
 def _end(region: Region) -> int:

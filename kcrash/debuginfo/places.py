@@ -65,6 +65,15 @@ def kernel_names(release: str) -> Iterator[str]:
                 yield stem.format(release) + ending + packed
 
 
+def tree_of_kernel(vmlinux: Path, release: str) -> Path | None:
+    """The root of the tree in which a vmlinux has a usual place; None if its place is an unusual one."""
+    for name in kernel_names(release):
+        depth = name.count("/") + 1
+        if len(vmlinux.parts) > depth and vmlinux.parts[-depth:] == tuple(name.split("/")):
+            return vmlinux.parents[depth - 1]
+    return None
+
+
 def direct_names(release: str) -> Iterator[str]:
     """Where a given folder that is no tree may have its vmlinux."""
     for stem in _KERNEL_DIRECT:

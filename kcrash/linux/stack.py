@@ -145,25 +145,32 @@ def _orc_members(session: Session) -> dict[str, int]:
 
 
 def _module_tables(session: Session, module: Module) -> Tables:
+    """CFI of the module's debuginfo, if that is in use, and its ORC."""
+    debug, target = session.module_debug.get(module.name), unwind_target(session)
+    frames = debug.dwarf.info.sections[".debug_frame"] if debug else b""
+    cfi = CfiTable(frames, target, file=debug.path) if debug and len(frames) else None
+    return Tables(cfi, _module_orc(session, module))
+
+
+def _module_orc(session: Session, module: Module) -> OrcTable | None:
     """ORC of a module, out of memory (struct mod_arch_specific, arch/x86/include/asm/module.h)."""
     kernel = _kernel_tables(session).orc
     paths = ("arch.num_orcs", "arch.orc_unwind_ip", "arch.orc_unwind")
     if not isinstance(kernel, OrcTable) or not all(
         session.types.has("struct module", path) for path in paths
     ):
-        return Tables()
+        return None
     value = session.value("struct module", module.address)
     count, offsets, entries = (int(value.member_(path)) for path in paths)
     if not 0 < count <= MAX_ORC:
-        return Tables()
+        return None
     try:
         ip, data = session.memory.read(offsets, 4 * count), session.memory.read(entries, ENTRY_SIZE * count)
-        table = OrcTable(
+        return OrcTable(
             ip, data, unwind_target(session), address=offsets, layout=kernel.layout, file=module.name
         )
     except KcrashError:
-        return Tables()
-    return Tables(None, table)
+        return None
 
 
 # -- stacks

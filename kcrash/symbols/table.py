@@ -11,7 +11,7 @@ import struct
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -302,6 +302,32 @@ def _section_letter(section: Section) -> str:
     if section.type == SHT_NOBITS:
         return "b"
     return "d" if section.flags & SHF_WRITE else "r"
+
+
+def object_symbols(elf: ElfFile, sections: Mapping[str, int]) -> Iterator[Symbol]:
+    """The functions and variables of an object file (a module) whose sections were loaded at ``sections``.
+
+    A section without an address there, and one of a name that another had before it, is left out.
+    """
+    table = elf.sections.get(".symtab")
+    if table is None or table.link >= len(elf.section_list):
+        return
+    strings = elf.section_list[table.link]
+    wide, order = elf.word_bits == 64, "<" if elf.byte_order == "little" else ">"
+    record = struct.Struct(order + ("IBBHQQ" if wide else "IIIBBH"))
+    data = elf.mm[table.offset : table.offset + table.size // record.size * record.size]
+    for row in record.iter_unpack(data):
+        name, info, index, value, size = (row[0], row[1], row[3], row[4], row[5]) if wide else (
+            row[0], row[3], row[5], row[1], row[2])  # fmt: skip
+        if info & 15 not in (STT_OBJECT, STT_FUNC) or not 0 < index < len(elf.section_list):
+            continue
+        section = elf.section_list[index]
+        if section.name in sections and elf.sections[section.name] is section:
+            start = strings.offset + name
+            text = plain_name(elf.mm[start : max(elf.mm.find(b"\0", start), start)])
+            letter = _section_letter(section)
+            letter = letter if info >> 4 == STB_LOCAL else letter.upper()
+            yield Symbol(text, sections[section.name] + value, letter, size)
 
 
 class ListedSymbols:

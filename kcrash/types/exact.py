@@ -19,6 +19,7 @@ class ExactTypes(Types):
     def __init__(self, types: Types) -> None:
         super().__init__(types.byte_order, types.pointer_size)
         self.base = types
+        self.modules = types.modules
         self.quick = [source for source in types.sources if isinstance(source, BtfSource)]
         self.sources = sorted(types.sources, key=lambda s: isinstance(s, BtfSource | DeclarationSource))
         others = sum(not isinstance(source, BtfSource | DeclarationSource) for source in types.sources)
@@ -41,6 +42,6 @@ class ExactTypes(Types):
             return next((pair for pair in found if pair is not None), None)
         return self.base.enumerator(name)
 
-    def function(self, name: str) -> Type | None:
+    def function(self, name: str, module: str = "") -> Type | None:
         """See Types.function(): they look alike in all sources."""
-        return self.base.function(name)
+        return self.base.function(name, module)

@@ -22,21 +22,40 @@ class Types:
         self.pointer_size = pointer_size
         self.sources: list[TypeSource] = []
         self._quick: list[TypeSource] = []
+        #: The debuginfo of modules, by their names: also among ``sources``.
+        self.modules: dict[str, TypeSource] = {}
         self._found: dict[tuple[str, str], Type | None] = {}
         self._readers: dict[tuple[str, tuple[str, ...]], Reader] = {}
         self._parsed: dict[str, Type] = {}
 
-    def add(self, source: TypeSource, *, last_resort: bool = False) -> None:
+    def add(self, source: TypeSource, *, last_resort: bool = False, module: str = "") -> None:
         """Ask ``source`` too, after those already there.
 
         ``last_resort``: it is slow to say that it does not know a name (DWARF beside
-        BTF), so has() does not ask it.
+        BTF), so has() does not ask it. ``module``: it is the debuginfo of that module.
         """
         if not last_resort:
             self._quick.append(source)
         self.sources.append(source)
+        if module:
+            self.modules[module] = source
+        self._forget()
+
+    def remove(self, source: TypeSource) -> None:
+        """Ask ``source`` no longer."""
+        for asked in (self.sources, self._quick):
+            asked[:] = [other for other in asked if other is not source]
+        self.modules = {name: other for name, other in self.modules.items() if other is not source}
+        self._forget()
+
+    def _forget(self) -> None:
         self._found.clear()
         self._parsed.clear()
+
+    def _sources_for(self, module: str) -> list[TypeSource]:
+        """All sources, that of ``module`` first: names of variables and functions are not unique."""
+        own = self.modules.get(module)
+        return self.sources if own is None else [own, *(s for s in self.sources if s is not own)]
 
     def find(self, kind: str, name: str) -> Type | None:
         """The type ``name`` of a kind ("struct", "union", "enum", "typedef", "base"), or None."""
@@ -113,14 +132,17 @@ class Types:
             self._readers[key] = Reader(self.compound(text), paths, self.byte_order)
         return self._readers[key]
 
-    def variable(self, name: str) -> Type | None:
-        """The type of a global variable, or None if no source knows it."""
-        found = (source.variable(name) for source in self.sources)
+    def variable(self, name: str, module: str = "") -> Type | None:
+        """The type of a global variable, or None if no source knows it.
+
+        ``module``: whose variable it is, "" for the kernel's.
+        """
+        found = (source.variable(name) for source in self._sources_for(module))
         return next((type_ for type_ in found if type_ is not None), None)
 
-    def function(self, name: str) -> Type | None:
-        """The FunctionType of a function, or None."""
-        found = (source.function(name) for source in self.sources)
+    def function(self, name: str, module: str = "") -> Type | None:
+        """The FunctionType of a function (of a ``module``), or None."""
+        found = (source.function(name) for source in self._sources_for(module))
         return next((type_ for type_ in found if type_ is not None), None)
 
     def enumerator(self, name: str) -> tuple[EnumType, int] | None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 
 from kcrash.errors import ExpressionError, FaultReason, KcrashError, MemoryFault, MissingMember, MissingSymbol
 from kcrash.memory.space import AddressSpace
-from kcrash.symbols.table import Symbols
+from kcrash.symbols.table import Symbol, Symbols
 from kcrash.types.exact import ExactTypes
 from kcrash.types.model import (
     VOID,
@@ -99,7 +99,7 @@ class Scope:
         """A variable, function or enum constant. Raises ExpressionError."""
         symbol = self.symbols.symbol(name)
         if symbol is not None:
-            found = self._typed(name, symbol.type)
+            found = self._typed(symbol)
             if found is not None:
                 return Value(self, found, symbol.address)
         constant = self.types.enumerator(name)
@@ -109,10 +109,12 @@ class Scope:
             raise ExpressionError(self._unknown(name))
         return Value(self, TEXT if symbol.type in "tTwW" else DATA, symbol.address)
 
-    def _typed(self, name: str, letter: str) -> Type | None:
-        if letter in "tTwW":
-            return self.types.function(name) or self.types.variable(name)
-        return self.types.variable(name) or self.types.function(name)
+    def _typed(self, symbol: Symbol) -> Type | None:
+        name, types = symbol.name, self.types
+        ways = [types.variable, types.function]
+        if symbol.type in "tTwW":
+            ways.reverse()
+        return ways[0](name, symbol.module) or ways[1](name, symbol.module)
 
     def _unknown(self, name: str) -> str:
         if self.types.find("typedef", name) is not None:

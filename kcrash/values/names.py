@@ -79,7 +79,7 @@ class AddressNames:
 
     def _preference(self, symbol: Symbol) -> tuple[bool, bool, str]:
         # An alias of a static function (__x64_sys_fork of __do_sys_fork) is global, and not what DWARF names.
-        known = symbol.type == "t" and self._target.types.function(symbol.name) is not None
+        known = symbol.type == "t" and self._target.types.function(symbol.name, symbol.module) is not None
         return bool(symbol.size), known, symbol.name
 
 
