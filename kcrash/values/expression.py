@@ -777,7 +777,7 @@ def _pointer_arithmetic(
             raise ExpressionError("a pointer moves by integers only")
         return computed(scope, left[0], left[1] + (right[1] if symbol == "+" else -right[1]) * step)
     if symbol == "+":
-        return None
+        raise ExpressionError("two pointers cannot be added")
     if (scope.complete(second.target).size or 1) != step:
         raise ExpressionError("pointers to types of different sizes cannot be subtracted")
     return computed(scope, scope.types.type("long"), (left[1] - right[1]) // step)
@@ -842,6 +842,8 @@ def dereferenced(scope: Scope, value: Value) -> Value:
 
 def _negative(scope: Scope, value: Value) -> Value:
     type_, number = _scalar(scope, value)
+    if isinstance(type_.underlying, PointerType):
+        raise ExpressionError("a pointer has no negative")
     return computed(scope, _common(scope, type_, scope.types.type("int")), -number)
 
 
