@@ -347,7 +347,7 @@ def sort_files(files: Sequence[str]) -> tuple[list[str], list[str]]:
     kernels: list[str] = []
     dumps: list[str] = []
     for file in files:
-        is_kernel = _is_kernel(file) or (may_hold_kernel(file) and not is_dump(file))
+        is_kernel = not is_dump(file) and (_is_kernel(file) or may_hold_kernel(file))
         (kernels if is_kernel else dumps).append(file)
     return kernels, dumps
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import pkgutil
 from importlib import import_module
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from kcrash.dump.base import HEAD, Dump, formats
 from kcrash.dump.contents import describe, identify, is_vmlinux
+from kcrash.dump.raw import open_raw, parse_places
 from kcrash.dump.source import Source, open_source
 from kcrash.errors import BadFormat
 from kcrash.files.unpack import compression
@@ -29,7 +31,7 @@ for _module in sorted(info.name for info in pkgutil.iter_modules(__path__) if in
 
 
 def open_dump(paths: Sequence[str | Path], progress: Progress | None = None) -> Dump:
-    """Open a dump: one file, or all files of a split one in any order.
+    """Open a dump: one file, or all files of a split one in any order, or ``file@address`` words.
 
     The format is found by content, also inside a compressed file, of whose
     unpacking ``progress`` hears. Raises BadFormat, whose text says what was
@@ -37,6 +39,9 @@ def open_dump(paths: Sequence[str | Path], progress: Progress | None = None) -> 
     """
     if not paths:
         raise ValueError("open_dump() needs a path")
+    places = [places for path in paths if (places := parse_places(str(path)))]
+    if len(places) == len(paths):
+        return open_raw(list(chain(*places)), lambda path: _source(path, progress))
     dumps: list[Dump] = []
     try:
         for path in paths:
@@ -49,9 +54,10 @@ def open_dump(paths: Sequence[str | Path], progress: Progress | None = None) -> 
 
 
 def is_dump(path: str | Path) -> bool:
-    """Whether the file starts as a dump does, compressed or not. False for one that cannot be read."""
+    """Whether the file starts as a dump does, compressed or not, or is memory at an address that the
+    argument gives. False for one that cannot be read."""
     try:
-        return identify(path) == "dump"
+        return parse_places(str(path)) is not None or identify(path) == "dump"
     except BadFormat:
         return False
 

@@ -38,6 +38,7 @@ ZERO_FILL = -1
 TOP = (1 << 64) - 1
 MAX_OFFSET = TOP >> 2  # kept so that an offset plus a stretch's length fits 63 bits
 MAX_RUN = 1 << 24  # bytes read at once by read_pages()
+MIN_LIMIT = 1 << 20  # stretches that any file may have
 UNPACKED_BYTES = 1 << 26  # of packed stretches, kept
 STATES = {
     FaultReason.NOT_IN_DUMP: NOT_IN_DUMP,
@@ -72,6 +73,11 @@ class Stretches:
             self.offsets.append(offset)
             self.stored.append(stored)
             self.sources.append(source)
+
+    def check(self, source: Source, at: int) -> None:
+        """Raises BadFormat if a file of this size cannot have that many on purpose."""
+        if len(self) > max(MIN_LIMIT, source.size >> 10):
+            raise BadFormat(source.path, "has absurdly many small stretches of memory", at)
 
 
 class _Vectors(NamedTuple):
