@@ -7,7 +7,7 @@ figure 3.36 (DWARF register numbers), Linux Documentation/arch/x86/x86_64/mm.rst
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kcrash.arch.base import (
@@ -191,15 +191,21 @@ def _kaslr(probe: Any, info: Any) -> int:
 
 
 def _from_cpu_registers(probe: Any) -> tuple[int, int, bool, int | None, int] | None:
-    """From QEMU's CPU note: CR3 gives page tables, IDT base the interrupt table.
+    """From a CPU's system registers: CR3 gives page tables, IDT base the interrupt table.
 
     The IDT is reached through a fixed alias (cpu_entry_area), so its *physical*
     address tells phys_base, and the handler of vector 0 tells KASLR.
     """
-    cpu = _qemu_cpu(probe.dump.info.notes)
     linked_idt, linked_handler = probe.link_address("idt_table"), _divide_handler(probe)
-    if cpu is None or linked_idt is None or linked_handler is None:
+    if linked_idt is None or linked_handler is None:
         return None
+    found = (_from_cpu(probe, cpu, linked_idt, linked_handler) for cpu in system_registers(probe.dump.info))
+    return next((facts for facts in found if facts), None)
+
+
+def _from_cpu(
+    probe: Any, cpu: tuple[int, int, int], linked_idt: int, linked_handler: int
+) -> tuple[int, int, bool, int | None, int] | None:
     cr3, cr4, idt_base = cpu
     five_level = bool(cr4 & 1 << 12)
     space = probe.space(make_paging(five_level), cr3 & PHYSICAL_MASK)
@@ -223,14 +229,16 @@ def _divide_handler(probe: Any) -> int | None:
     return None
 
 
-def _qemu_cpu(notes: list[Any]) -> tuple[int, int, int] | None:
-    """``(CR3, CR4, IDT base)`` of the first CPU in QEMU's notes (QEMU target/i386/arch_dump.c)."""
-    for note in notes:
+def system_registers(info: Any) -> Iterator[tuple[int, int, int]]:
+    """``(CR3, CR4, IDT base)`` of each CPU of which the container kept them."""
+    for cpu in info.cpus:
+        if cpu.get("cr3") and cpu.get("idt_base"):
+            yield cpu["cr3"], cpu.get("cr4", 0), cpu["idt_base"]
+    for note in info.notes:  # QEMU target/i386/arch_dump.c
         if note.name == "QEMU" and len(note.data) >= 432:
             registers = struct.unpack_from("<5Q", note.data, 392)
             idt_base = struct.unpack_from("<Q", note.data, 152 + 9 * 24 + 16)[0]
-            return registers[3], registers[4], idt_base
-    return None
+            yield registers[3], registers[4], idt_base
 
 
 def _image_range(probe: Any, kaslr: int, phys_base: int) -> tuple[LinearRange, ...]:

@@ -64,12 +64,13 @@ def is_dump(path: str | Path) -> bool:
 
 def _source(path: str | Path, progress: Progress | None) -> Source:
     source = open_source(path)
+    source.progress = progress
     codec = compression(source.peek(8))
     if codec is None or codec == "lz4":  # which nothing here can undo: describe() says what does
         return source
     from kcrash.dump._carrier import unpacked
 
-    return unpacked(source, codec, progress)
+    return unpacked(source, codec)
 
 
 def _open_one(source: Source) -> Dump:

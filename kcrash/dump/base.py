@@ -8,7 +8,7 @@ files of the package, so adding one is adding a file.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -78,6 +78,8 @@ class DumpInfo:
     ``phys_base``: the kdump sub header's, or None. ``dump_level``: makedumpfile's
     -d, or None where unknown. ``time``: seconds since 1970 in the header, or None.
     ``live``: it is the memory of the running system.
+    ``cpus``: where the container keeps registers in a form of its own and not in notes, a mapping a
+    CPU: names as the architecture's, and control registers ("cr3", "cr4", "idt_base" of x86).
     """
 
     format: str
@@ -86,6 +88,7 @@ class DumpInfo:
     machine: int | None = None
     page_size: int = 4096
     notes: list[Note] = field(default_factory=list)
+    cpus: list[Mapping[str, int]] = field(default_factory=list)
     vmcoreinfo: bytes | None = None
     utsname: Utsname = field(default_factory=Utsname)
     phys_base: int | None = None

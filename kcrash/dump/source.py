@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from kcrash.files.unpack import Progress
+
 MAX_OFFSET = (1 << 63) - 1
 PEEK = 8192
 
@@ -22,8 +24,11 @@ class Source:
     """An opened dump file.
 
     ``path``: as the user gave it; ``size``: bytes when it was opened;
-    ``incomplete``: True if the wrapping (not the dump inside) ends too early.
+    ``incomplete``: True if the wrapping (not the dump inside) ends too early;
+    ``progress``: hears of work on it that takes long.
     """
+
+    progress: Progress | None = None
 
     def __init__(self, path: str, size: int, incomplete: bool = False) -> None:
         self.path = path
@@ -81,7 +86,7 @@ class Reader:
 
 
 class FileSource(Source):
-    """A file as it lies on the disk; ``name``: what messages call it, if not its path.
+    """A file as it lies on the disk, at ``location``; ``name``: what messages call it, if not that.
 
     Reads with pread and not through a mapping: a file truncated while it is
     mapped would kill the process with SIGBUS.
@@ -90,6 +95,7 @@ class FileSource(Source):
     def __init__(self, path: str, name: str = "") -> None:
         self._fd, size = _open(path)
         self._pread: Callable[[int, int, int], bytes] = getattr(os, "pread", None) or _SeekingReader()
+        self.location = path
         super().__init__(name or path, size)
 
     def read_at(self, offset: int, n: int) -> bytes:

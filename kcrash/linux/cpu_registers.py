@@ -38,12 +38,13 @@ def cpu_registers(session: Session) -> dict[int, CpuRegisters]:
 
 def _read_notes(session: Session) -> dict[int, CpuRegisters]:
     notes = [n for n in session.dump.info.notes if n.name == "CORE" and n.type == NT_PRSTATUS]
-    found = [
+    found: list[tuple[int, Mapping[str, int]]] = [
         (pid, registers)
         for note in notes
         if (parsed := _parse(session, note.data))
         for pid, registers in [parsed]
     ]
+    found = found or [(0, registers) for registers in session.dump.info.cpus]
     cpus = _assign(session, [pid for pid, _registers in found])
     user_mode = session.arch.user_mode
     return {
