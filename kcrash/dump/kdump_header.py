@@ -91,7 +91,7 @@ def _decode(head: bytes, bits: int, order: str) -> Header:
         bits=bits,
         order=order,
         version=Struct(order + "i").unpack_from(head, 8)[0],
-        utsname=_utsname(head),
+        utsname=decode_utsname(head),
         time=sec + usec / 1e6 if sec > 0 and 0 <= usec < 1_000_000 else None,
         status=status,
         block_size=block,
@@ -103,8 +103,9 @@ def _decode(head: bytes, bits: int, order: str) -> Header:
     )
 
 
-def _utsname(head: bytes) -> Utsname:
-    texts = (head[at : at + UTS_LENGTH] for at in range(UTS_OFFSET, UTS_OFFSET + 6 * UTS_LENGTH, UTS_LENGTH))
+def decode_utsname(head: bytes, offset: int = UTS_OFFSET) -> Utsname:
+    """``struct new_utsname`` at an offset."""
+    texts = (head[at : at + UTS_LENGTH] for at in range(offset, offset + 6 * UTS_LENGTH, UTS_LENGTH))
     return Utsname(*(text.split(b"\0", 1)[0].decode("utf-8", "replace") for text in texts))
 
 
