@@ -46,7 +46,7 @@ def open_dump(paths: Sequence[str | Path], progress: Progress | None = None) -> 
     try:
         for path in paths:
             dumps.append(_open_one(_source(path, progress)))
-        return dumps[0] if len(dumps) == 1 else dumps[0].joined(dumps[1:])
+        return (dumps[0] if len(dumps) == 1 else dumps[0].joined(dumps[1:])).checked()
     except BaseException:
         for dump in dumps:
             dump.close()

@@ -144,6 +144,10 @@ class Dump(ABC):
         """The one dump of which this and ``others`` are the parts. Raises BadFormat if they are not."""
         raise BadFormat(self.path, f"is a whole dump, and {others[0].path} was given too")
 
+    def checked(self) -> Dump:
+        """The dump itself, when all its files were given. Raises BadFormat if one is missing."""
+        return self
+
     def close(self) -> None:  # noqa: B027  # a format that holds nothing open needs none
         """Give back the file. Reading afterwards is an error."""
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from kcrash.dump.base import (
     NOT_IN_DUMP,
     PRESENT,
+    TRUNCATED,
     Dump,
     DumpInfo,
     PhysicalRange,
@@ -133,11 +134,15 @@ class LkcdDump(BlockDump):
                 return True
             if not size or size > 2 * page_size:
                 raise BadFormat(source.path, f"LKCD page of {size} bytes", at)
-            index.add(address // page_size, at)
+            if at + PAGE_HEADER + size <= source.size:
+                index.add(address // page_size, at)
             at += PAGE_HEADER + size
 
     def state(self, number: int) -> int:
-        return NOT_IN_DUMP if self._index.find(number) is None else PRESENT
+        if self._index.find(number) is not None:
+            return PRESENT
+        lost = self.info.incomplete and number << self._shift < self.header.memory_end
+        return TRUNCATED if lost else NOT_IN_DUMP
 
     def stored(self, number: int) -> bytes:
         at = self._index.find(number)

@@ -26,7 +26,7 @@ MAX_CPUS = 512
 BLOCK = 4096  # bytes of a DASD's block, in which the extended form counts
 TOD_EPOCH = 0x7D91048BCA000000  # 1970 on the time-of-day clock, whose bit 51 is a microsecond
 
-SEGMENT = Struct(">3QII16xII")  # start, length, stop mark, size on disk, ..., entries
+SEGMENT = Struct(">3QII16xII")  # start, length, stop mark, blocks on disk, ..., entries, the first of them
 ENTRIES_AT = 0x34
 STORED = 1 << 31  # bit of an entry's offset: not packed
 
@@ -100,12 +100,12 @@ def _read_header(source: Source) -> Header:
 
 def _read_segments(source: Source, header: Header, stretches: Stretches) -> bool:
     """Add the segments of the extended form; whether the mark of the end follows them."""
-    at, stop = HEADER_SIZE, 0
+    at, stop, end = HEADER_SIZE, 0, 0
     while not stop:
         head = source.read_at(at, HEADER_SIZE)
         if len(head) < HEADER_SIZE:
             break
-        start, length, stop, stored, _, _, entries = SEGMENT.unpack_from(head)
+        start, length, stop, stored, _, entries, _ = SEGMENT.unpack_from(head)
         if start + length > header.memory_size:
             raise BadFormat(source.path, f"segment of {length:#x} bytes at {start:#x}", at)
         at += HEADER_SIZE
@@ -115,7 +115,9 @@ def _read_segments(source: Source, header: Header, stretches: Stretches) -> bool
             stretches.add(start, length, at)
         stretches.check(source, at)
         at += stored * BLOCK or length
-    stretches.add(0, header.memory_size, ZERO_FILL)
+        end = start + length
+    # What lies between segments is zero; behind the last one only if that is there.
+    stretches.add(0, header.memory_size if stop else end, ZERO_FILL)
     return source.read_at(at, 8) == END_MARK
 
 

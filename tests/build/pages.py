@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 def some_pages(pfns: Iterable[int], size: int = 4096, seed: int = 1) -> dict[int, bytes]:
@@ -16,3 +16,12 @@ def some_pages(pfns: Iterable[int], size: int = 4096, seed: int = 1) -> dict[int
         lambda pfn: chance.randbytes(size // 4) + bytes(size - size // 4),
     )
     return {pfn: chance.choice(makers)(pfn) for pfn in pfns}
+
+
+def pages_of(
+    ranges: Iterable[tuple[int, bytes | memoryview]], size: int = 4096
+) -> Iterator[tuple[int, bytes]]:
+    """``(physical address, bytes)`` of each page of ranges that begin and end with whole ones."""
+    for start, data in ranges:
+        for at in range(0, len(data), size):
+            yield start + at, bytes(data[at : at + size])
