@@ -67,7 +67,9 @@ class Sadump:
         if self.media:
             front = (SYSTEM + SET + self.time + bytes([1, 0, 0, 1])).ljust(4096, b"\0")
         if many:
-            front += self.part_header(1, 0) + pack("<IIQ", 1, len(outs), 0).ljust(block, b"\0")
+            volumes = b"".join(bytes([disk + 1]) * 16 + bytes(16) for disk in range(len(outs)))
+            disk_set = pack("<IIQ", 1, len(outs), 0) + volumes
+            front += self.part_header(1, 0) + disk_set.ljust(block, b"\0")
         else:
             front += self.part_header(0, 0)
         data = len(front) + (1 + self.sub_blocks + 2 * self.bitmap_blocks) * block
