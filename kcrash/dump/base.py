@@ -140,6 +140,10 @@ class Dump(ABC):
     def ranges(self) -> list[PhysicalRange]:
         """Physical ranges of the machine's RAM that the container knows of, sorted, merged."""
 
+    def data_ranges(self) -> list[PhysicalRange]:
+        """Where there may be something else than zeros, for searches: what the file has room for."""
+        return self.ranges()
+
     def joined(self, others: Sequence[Dump]) -> Dump:
         """The one dump of which this and ``others`` are the parts. Raises BadFormat if they are not."""
         raise BadFormat(self.path, f"is a whole dump, and {others[0].path} was given too")

@@ -29,6 +29,7 @@ PN_XNUM = 0xFFFF
 NT_AUXV = 6  # only processes have one
 DUMP_ELF_INCOMPLETE = 1  # e_flags; makedumpfile.h
 MAX_SEGMENTS = 1 << 22
+MAX_PHYSICAL = 1 << 56  # more than the physical address bits of any machine
 
 
 class Segment(NamedTuple):
@@ -119,12 +120,24 @@ class ElfDump(PieceDump):
         header = read_header(source)
         everything = read_segments(source, header)
         unknown = (1 << header.bits) - 1  # /proc/kcore: p_paddr is -1 where there is none
-        self.segments = [s for s in everything if s.type == PT_LOAD and s.paddr != unknown and s.memsz]
+        loads = [s for s in everything if s.type == PT_LOAD and s.paddr != unknown and s.memsz]
+        self.segments = [_plausible(segment, source) for segment in loads]
         notes = _notes(source, header, everything)
         info = _info(source, header, self.segments, notes)
         if not self.segments:
             raise BadFormat(source.path, "ELF core without memory (no PT_LOAD with a physical address)")
         super().__init__(info, [source], _stretches(self.segments))
+
+
+def _plausible(segment: Segment, source: Source) -> Segment:
+    """The segment; one that would end beyond all memory there can be is as long as the file has it.
+
+    kexec-tools that do not find the kernel's symbols give /proc/vmcore such sizes (arm64, Debian 12).
+    """
+    if segment.paddr + segment.memsz <= MAX_PHYSICAL:
+        return segment
+    held = min(segment.filesz, max(source.size - segment.offset, 0))
+    return segment._replace(filesz=held, memsz=held)
 
 
 def _stretches(segments: Sequence[Segment]) -> Stretches:

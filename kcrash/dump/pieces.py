@@ -286,6 +286,22 @@ class PieceDump(Dump):
     def ranges(self) -> list[PhysicalRange]:
         return merge_ranges(zip(self._starts, self._ends, strict=True))
 
+    def data_ranges(self) -> list[PhysicalRange]:
+        return merge_ranges(self._stored_pieces())
+
+    def _stored_pieces(self) -> Iterator[tuple[int, int]]:
+        """Of the pieces that are not zero-filled, what lies before the end of their file."""
+        stretches = self._stretches
+        for start, end, owner in zip(self._starts, self._ends, self._pieces.owners, strict=True):
+            offset = stretches.offsets[owner]
+            if offset == ZERO_FILL:
+                continue
+            if not stretches.stored[owner]:
+                size = self.sources[stretches.sources[owner]].size
+                end = min(end, stretches.starts[owner] + max(size - offset, 0))
+            if start < end:
+                yield start, end
+
     def close(self) -> None:
         for source in self.sources:
             source.close()

@@ -336,6 +336,9 @@ class QemuDump(BlockDump):
     def ranges(self) -> list[PhysicalRange]:
         return self._ranges
 
+    def data_ranges(self) -> list[PhysicalRange]:
+        return [PhysicalRange(a << self._shift, b << self._shift) for a, b in self._index.runs()]
+
     def close(self) -> None:
         self.source.close()
 

@@ -43,7 +43,9 @@ def pieces(
     overlap: int = 0,
     progress: Progress | None = None,
 ) -> Iterator[Piece]:
-    """All memory of the dump, piece by piece; the physical ranges ``first`` before the others.
+    """All memory of the dump that is not known to be zero, piece by piece.
+
+    The physical ranges ``first`` come before the others.
 
     ``overlap``: bytes that a piece goes on into its successor. Pages that
     are not in the dump cost next to nothing.
@@ -63,8 +65,8 @@ def pieces(
 
 
 def _spans(dump: Dump, first: Sequence[tuple[int, int]], page: int) -> list[tuple[int, int]]:
-    """Whole pages of the dump's ranges: those of ``first``, then all that is left."""
-    ranges = [(piece.start & -page, piece.end + page - 1 & -page) for piece in dump.ranges()]
+    """Whole pages of what the dump has data of: those of ``first``, then all that is left."""
+    ranges = [(piece.start & -page, piece.end + page - 1 & -page) for piece in dump.data_ranges()]
     wanted = sorted((low & -page, high + page - 1 & -page) for low, high in first if low < high)
     chosen = [(max(a, low), min(b, high)) for low, high in wanted for a, b in ranges]
     chosen = [span for span in chosen if span[0] < span[1]]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kcrash.dump.base import Note, PhysicalRange, VirtualRange
+from kcrash.dump.scan import vmcoreinfo_candidates
 from kcrash.errors import BadFormat, FaultReason, MemoryFault
 from tests.build.elf_core import ElfCore, Load
 from tests.build.notes import VMCOREINFO_TEXT, usual_notes
@@ -163,3 +164,24 @@ def test_numpy_is_not_needed(tmp_path: Path) -> None:
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     assert subprocess.run([sys.executable, "-c", code, path], env=environment, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("memsz", [1 << 55, 1 << 63, (1 << 64) - 1])
+def test_nonsense_sizes(tmp_path: Path, memsz: int) -> None:
+    """A segment of more memory than there is must neither hide the others nor be searched to its end."""
+    loads = [Load(0x1000, LOW), Load(0x200000, HIGH, memsz=memsz)]
+    dump = opened(tmp_path, ElfCore(loads).to_bytes())
+    assert dump.read(0x1000, len(LOW)) == LOW
+    assert dump.read(0x200000, len(HIGH)) == HIGH
+    assert not list(vmcoreinfo_candidates(dump))
+    assert dump.data_ranges() == [PhysicalRange(0x1000, 0x6000), PhysicalRange(0x200000, 0x203000)]
+
+
+def test_nonsense_file_sizes(tmp_path: Path) -> None:
+    data = bytearray(ElfCore([Load(0x1000, LOW), Load(0x200000, HIGH)]).to_bytes())
+    at = 64 + 2 * 56 + 32  # p_filesz and p_memsz of the second PT_LOAD
+    data[at : at + 16] = ((1 << 64) - 4096).to_bytes(8, "little") * 2
+    dump = opened(tmp_path, bytes(data))
+    assert dump.read(0x200000, len(HIGH)) == HIGH
+    assert dump.ranges()[-1] == PhysicalRange(0x200000, 0x203000)
+    assert not list(vmcoreinfo_candidates(dump))

@@ -1,0 +1,1 @@
+"""Fuzzing of what reads hostile files: not part of ./check."""
