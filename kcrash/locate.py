@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kcrash.arch import find_arch, find_arch_by_machine
+from kcrash.arch import find_arch, find_arch_by_machine, find_arch_by_prstatus
 from kcrash.arch.base import Arch, KernelLayout, Paging
 from kcrash.dump.base import Dump
 from kcrash.dump.scan import vmcoreinfo_candidates
@@ -20,6 +20,8 @@ from kcrash.memory.space import PagedSpace, PhysicalSpace
 from kcrash.symbols.elffile import ElfFile
 from kcrash.symbols.kallsyms import KallsymsSymbols, kallsyms_of_vmcoreinfo
 from kcrash.symbols.table import ElfSymbols
+
+NT_PRSTATUS = 1  # include/uapi/linux/elf.h
 
 #: ``(what is being done, steps done, steps in all)``.
 Progress = Callable[[str, int, int], None]
@@ -123,6 +125,9 @@ def _arch_of(dump: Dump) -> Arch:
     if info.machine is not None:
         return find_arch(info.machine, info.byte_order, info.word_bits)
     found = find_arch_by_machine(info.utsname.machine, info.byte_order)
+    if found is None:  # QEMU writes "Unknown"
+        sizes = {len(note.data) for note in info.notes if note.name == "CORE" and note.type == NT_PRSTATUS}
+        found = find_arch_by_prstatus(sizes, info.byte_order, info.word_bits)
     if found is None:
         raise KcrashError(
             f"{dump.path}: machine {info.utsname.machine or '(not named)'!r} is not known: give a vmlinux"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -31,3 +32,14 @@ def find_arch_by_machine(machine: str, byte_order: str) -> Arch | None:
     _load_all()
     matches = (arch for arch in registered().values() if arch.machine == machine)
     return next((arch for arch in matches if arch.byte_order == byte_order), None)
+
+
+def find_arch_by_prstatus(sizes: Set[int], byte_order: str, word_bits: int) -> Arch | None:
+    """The only architecture whose struct elf_prstatus has one of these sizes (bytes), or None."""
+    _load_all()
+    matches = [
+        arch
+        for arch in registered().values()
+        if (arch.byte_order, arch.word_bits) == (byte_order, word_bits) and arch.prstatus.size in sizes
+    ]
+    return matches[0] if len(matches) == 1 else None
