@@ -195,7 +195,9 @@ def system_calls(session: Session) -> list[SystemCall]:
     if symbol is None:
         raise MissingSymbol("sys_call_table", session.release_hint)
     count = min(symbol.size // session.arch.word_bytes, MAX_SYSTEM_CALLS)
-    pointers = session.memory.words(symbol.address, count)
+    pointers = list(session.memory.words(symbol.address, count))
+    while pointers and not pointers[-1]:  # without sizes, a symbol lasts up to the next one
+        pointers.pop()
     names = {pointer: _function(session, pointer) for pointer in set(pointers)}
     return [SystemCall(number, names[pointer], pointer) for number, pointer in enumerate(pointers)]
 
