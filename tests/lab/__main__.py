@@ -6,6 +6,7 @@ import argparse
 import time
 
 from tests.lab import boots, forms, kernels, lab
+from tests.lab.architectures import AMD64, ARCHITECTURES
 
 
 def _arguments() -> argparse.Namespace:
@@ -19,7 +20,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, default=0, metavar="N", help="the scale variant: N sleeping threads"
     )
-    parser.add_argument("--cpu", default="max", help="QEMU's -cpu (max); max,la57=off for four-level tables")
+    parser.add_argument("--arch", default=AMD64.name, choices=[*ARCHITECTURES], help="the machine's (amd64)")
+    parser.add_argument("--cpu", default="", help="QEMU's -cpu (max); max,la57=off for four-level tables")
     parser.add_argument("--refresh", action="store_true", help="ask for newer builds of the kernels")
     parser.add_argument("--prune", action="store_true", help="remove the dumps that older sources made")
     parser.add_argument("--list", action="store_true", help="name kernels and forms, make nothing")
@@ -28,18 +30,21 @@ def _arguments() -> argparse.Namespace:
 
 def _list() -> None:
     for version, suite in kernels.SUITES.items():
-        print(f"kernel {version:6} {suite:10} {'made' if lab.cached(version) else '-'}")
+        made = [name for name in ARCHITECTURES if lab.cached(version, arch=name)]
+        print(f"kernel {version:6} {suite:10} {' '.join(made) or '-'}")
     for form in forms.FORMS.values():
         print(f"form {form.name:22} at {form.moment:6} {' '.join(form.options)}")
 
 
 def _make(version: str, options: argparse.Namespace) -> None:
     if options.refresh:
-        kernels.kernel(version, refresh=True)
+        kernels.kernel(version, ARCHITECTURES[options.arch], refresh=True)
     started = time.monotonic()
-    made = lab.dumps(version, names=options.form, scale=options.threads, cpu=options.cpu)
+    made = lab.dumps(version, names=options.form, scale=options.threads, cpu=options.cpu, arch=options.arch)
     print(f"kernel {made.kernel.release} ({time.monotonic() - started:.1f} s)")
-    print(f"vmlinux {made.vmlinux}\nmodules {made.modules}\nroot {made.sysroot}")
+    if made.kernel.arch.debug:
+        print(f"vmlinux {made.vmlinux}")
+    print(f"modules {made.modules}\nroot {made.sysroot}")
     for name, path in made.forms.items():
         print(f"{name} {path}")
 

@@ -38,13 +38,14 @@ def _output(argv: Sequence[str], folder: Path | None = None) -> str:
 
 @dataclass(frozen=True)
 class Suite:
-    """One Debian suite's packages, for this machine's needs only: nothing is installed."""
+    """One suite's packages for one architecture, for this machine's needs only: nothing is installed."""
 
     name: str
+    arch: str = "amd64"
 
     @property
     def folder(self) -> Path:
-        return cache.root() / "apt" / self.name
+        return cache.root() / "apt" / (self.name if self.arch == "amd64" else f"{self.name}-{self.arch}")
 
     def _options(self) -> list[str]:
         at = self.folder
@@ -56,8 +57,8 @@ class Suite:
             "Dir::Etc::sourceparts": "/dev/null",
             "Dir::Etc::preferences": "/dev/null",
             "Dir::Etc::preferencesparts": "/dev/null",
-            "APT::Architecture": "amd64",
-            "APT::Architectures": "amd64",
+            "APT::Architecture": self.arch,
+            "APT::Architectures": self.arch,
             "APT::Sandbox::User": "root",
             "APT::Install-Recommends": "0",
             "Acquire::Languages": "none",
@@ -72,7 +73,8 @@ class Suite:
         for folder in ("state/lists/partial", "cache/archives/partial"):
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
         signed = f" signed-by={KEYRING}" if KEYRING.exists() else ""
-        (self.folder / "sources.list").write_text(f"deb [arch=amd64{signed}] {mirror()} {self.name} main\n")
+        source = f"deb [arch={self.arch}{signed}] {mirror()} {self.name} main\n"
+        (self.folder / "sources.list").write_text(source)
         (self.folder / "status").write_text("")
         self._apt("apt-get", "update")
 

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.lab import cache, initrd
+from tests.lab.architectures import ARCHITECTURES, Architecture
 from tests.lab.kernels import CAPTURE_MODULES, Kernel
 from tests.lab.qemu import DISKS, Guest, GuestBroke, Machine, booted
-from tests.lab.toolbox import PACKAGES, Toolbox, versions
+from tests.lab.toolbox import GUEST_PACKAGES, PACKAGES, Toolbox, versions
 
 TRIES = 3
 READY_LIMIT = 240.0
@@ -29,24 +30,16 @@ QEMU_DUMPS = {
     "qemu-zlib-raw": "kdump-raw-zlib",
 }
 
-# What makedumpfile writes in the capture kernel, from /proc/vmcore: file name -> its options.
-CAPTURED = {
-    "zlib-d1": ("-c", "-d", "1"),
-    "zlib-d31": ("-c", "-d", "31"),
-    "lzo-d1": ("-l", "-d", "1"),
-    "lzo-d31": ("-l", "-d", "31"),
-    "zstd-d1": ("-z", "-d", "1"),
-    "zstd-d31": ("-z", "-d", "31"),
-}
 SCALE_CAPTURED = ("zlib-d31",)
 MIB = 1 << 20
 
 
-def recipe() -> str:
-    """The digest of what makes dumps: the code, this machine's and the guest's, and the compiler."""
-    here = Path(__file__).parent
-    code = [here / name for name in ("boots.py", "initrd.py", "qemu.py", "guest/compat")]
-    return cache.digest(PACKAGES, CAPTURE_MODULES, _compiler(), initrd.GUEST, *code)
+def recipe(arch: Architecture) -> str:
+    """The digest of what makes an architecture's dumps: code, this machine's and the guest's, and tools."""
+    here, own = Path(__file__).parent, initrd.GUEST / arch.folder
+    code = [here / name for name in ("boots.py", "initrd.py", "libraries.py", "qemu.py")]
+    tools = (PACKAGES, GUEST_PACKAGES) if arch.cross else (PACKAGES, _compiler())
+    return cache.digest(arch, *tools, CAPTURE_MODULES, initrd.GUEST, own, own / "compat", *code)
 
 
 @functools.cache
@@ -56,8 +49,9 @@ def _compiler() -> str:
 
 def prune() -> None:
     """Removes the boots of other recipes."""
+    current = {recipe(arch) for arch in ARCHITECTURES.values()}
     for folder in (cache.root() / "boots").glob("*"):
-        if folder.name != recipe():
+        if folder.name not in current:
             cache.remove(folder)
 
 
@@ -72,14 +66,16 @@ class Boot:
     @property
     def name(self) -> str:
         """Where it is kept below the cache: all that made it is in the name or its digests."""
-        kind = f"-{self.scale}" if self.scale else ""
+        arch = self.kernel.arch
+        kind = "".join(f"-{part}" for part in (arch.name if arch.cross else "", self.scale) if part)
         what = (self.kernel.release, self.kernel.package_version, self.machine, self.scale)
-        return f"boots/{recipe()}/{self.kernel.version}{kind}-{cache.digest(*what)}"
+        return f"boots/{recipe(arch)}/{self.kernel.version}{kind}-{cache.digest(*what)}"
 
     @property
     def captured(self) -> initrd.Captured:
         """The forms that the capture kernel writes besides the raw one: of a large boot not all."""
-        return {name: CAPTURED[name] for name in (SCALE_CAPTURED if self.scale else CAPTURED)}
+        known = self.kernel.arch.captured
+        return {name: known[name] for name in known if not self.scale or name in SCALE_CAPTURED}
 
     def run(self, box: Toolbox) -> Path:
         """The folder with what the boot left, booting (up to three times) when it is not there."""
@@ -88,8 +84,8 @@ class Boot:
     def _make(self, box: Toolbox, folder: Path) -> None:
         folder.mkdir()
         (folder / "made-of").write_text(f"{self}\n{versions(box)}")
-        initrd.build_workload(folder / "root")
-        packed = initrd.first(self.kernel, box, folder / "root", self.captured)
+        initrd.build_workload(folder / "root", box, self.kernel.arch)
+        packed = initrd.first(self.kernel, folder / "root", self.captured)
         self._retry(folder, lambda: self._boot(box, folder, packed))
 
     def _retry(self, folder: Path, boot: Callable[[], None]) -> None:
@@ -116,10 +112,12 @@ class Boot:
             ready = time.monotonic()
             if not self.scale:
                 _dump_stopped(guest, folder)
-            guest.send("go")
-            guest.wait_end(SAVE_LIMIT)
+            if self.kernel.arch.capture:
+                guest.send("go")
+                guest.wait_end(SAVE_LIMIT)
         saved = reports(guest.console())
-        _take_saved(folder, saved, ["elf", *self.captured])
+        if self.kernel.arch.capture:
+            _take_saved(folder, saved, ["elf", *self.captured])
         total = time.monotonic() - started
         say(f"{self.name}: ready after {ready - started:.0f} s, saved after {total:.0f} s")
         say("in the capture kernel: " + ", ".join(f"{r.name} {r.seconds:.1f} s" for r in saved.values()))
@@ -137,7 +135,7 @@ class Boot:
         if not self.scale:
             return self.machine
         append = f"{self.machine.append} lab_scale={self.scale}".strip()
-        return Machine(self.machine.memory, self.machine.cpus, self.machine.cpu, append)
+        return replace(self.machine, append=append)
 
 
 def say(message: str) -> None:

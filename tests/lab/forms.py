@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab import cache
-from tests.lab.boots import CAPTURED, QEMU_DUMPS
+from tests.lab.architectures import CAPTURED, Architecture
+from tests.lab.boots import QEMU_DUMPS
 from tests.lab.toolbox import Toolbox
 
 READY, PANIC = "ready", "panic"
@@ -29,6 +30,12 @@ class Form:
     def by_boot(self) -> bool:
         return not self.options
 
+    def made_for(self, arch: Architecture) -> bool:
+        """Whether an architecture's dumps come in this form at all."""
+        if self.moment == READY:
+            return True
+        return arch.capture and (self.by_boot or self.name in arch.captured or arch.host_forms)
+
 
 def _made(name: str, *options: str, flat: bool = False) -> Form:
     return Form(name, PANIC, options, flat)
@@ -48,9 +55,9 @@ FORMS = {form.name: form for form in _ROWS}
 SCALE_FORMS = ("elf", "zlib-d31")
 
 
-def make(box: Toolbox, boot: Path, names: Iterable[str]) -> dict[str, Path]:
+def make(box: Toolbox, boot: Path, names: Iterable[str], arch: Architecture) -> dict[str, Path]:
     """The dumps of a boot in these forms, made when missing; without those that its QEMU cannot write."""
-    found = {name: _path(box, boot, FORMS[name]) for name in names}
+    found = {name: _path(box, boot, FORMS[name]) for name in names if FORMS[name].made_for(arch)}
     return {name: path for name, path in found.items() if path.exists()}
 
 

@@ -1,4 +1,4 @@
-"""Debian's cloud kernels: image, modules, vmlinux with DWARF and BTF."""
+"""Debian's kernels: image, modules, and vmlinux with DWARF and BTF where its package is worth its size."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab import apt, cache
+from tests.lab.architectures import AMD64, Architecture
 
 SUITES = {"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie", "7.2": "sid"}
 
@@ -30,6 +31,7 @@ class Kernel:
     release: str
     package_version: str
     folder: Path
+    arch: Architecture = AMD64
 
     def _one(self, *patterns: str) -> Path:
         for pattern in patterns:
@@ -40,7 +42,7 @@ class Kernel:
     @property
     def image(self) -> Path:
         """What boots."""
-        return self._one("boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz")
+        return self._one("boot/vmlinuz-*", "boot/vmlinux-*", "usr/lib/modules/*/vmlinuz")
 
     @property
     def vmlinux(self) -> Path:
@@ -72,42 +74,53 @@ def _expanded(path: Path) -> bytes:
     raise ValueError(f"{path.name}: unknown compression")
 
 
-def kernel(version: str, *, refresh: bool = False) -> Kernel:
+def pin_name(version: str, arch: Architecture) -> str:
+    """The file below the cache that says which build of a kernel is used."""
+    return f"kernels/{_label(version, arch)}.json"
+
+
+def _label(version: str, arch: Architecture) -> str:
+    return version if arch is AMD64 else f"{version}-{arch.name}"
+
+
+def kernel(version: str, arch: Architecture = AMD64, *, refresh: bool = False) -> Kernel:
     """A kernel, fetched when missing; refresh asks the suite for a newer build."""
-    pin = cache.root() / "kernels" / f"{version}.json"
-    with cache.locked(f"kernel-{version}"):
+    pin = cache.root() / pin_name(version, arch)
+    with cache.locked(f"kernel-{_label(version, arch)}"):
         if refresh or not pin.exists():
             pin.parent.mkdir(exist_ok=True)
-            pin.write_text(json.dumps(_resolve(version)))
+            pin.write_text(json.dumps(_resolve(version, arch)))
     release, package_version = json.loads(pin.read_text())
-    name = f"kernels/{version}-{cache.digest(release, package_version, MODULES)}"
-    folder = cache.keep(name, lambda part: _unpack(version, release, part))
-    return Kernel(version, release, package_version, folder)
+    name = f"kernels/{_label(version, arch)}-{cache.digest(release, package_version, MODULES)}"
+    folder = cache.keep(name, lambda part: _unpack(version, release, part, arch))
+    return Kernel(version, release, package_version, folder, arch)
 
 
-def _suite(version: str) -> apt.Suite:
+def _suite(version: str, arch: Architecture) -> apt.Suite:
     if version not in SUITES:
         raise LookupError(f"no suite known for kernel {version}; known: {', '.join(SUITES)}")
-    return apt.Suite(SUITES[version])
+    return apt.Suite(SUITES[version], arch.debian)
 
 
-def _resolve(version: str) -> tuple[str, str]:
+def _resolve(version: str, arch: Architecture) -> tuple[str, str]:
     """(release, package version) that the suite has now."""
-    suite = _suite(version)
+    suite = _suite(version, arch)
     suite.update()
-    for name in suite.depends("linux-image-cloud-amd64"):
-        if found := re.fullmatch(rf"linux-image-({re.escape(version)}\S*-cloud-amd64)", name):
+    for name in suite.depends(arch.kernel):
+        if found := re.fullmatch(rf"linux-image-({re.escape(version)}\S*)", name):
             return found[1], suite.version(name)
-    raise LookupError(f"{suite.name} has no cloud kernel {version}")
+    raise LookupError(f"{suite.name} has no {arch.kernel} {version}")
 
 
-def _unpack(version: str, release: str, folder: Path) -> None:
-    suite, debs = _suite(version), folder / "debs"
+def _unpack(version: str, release: str, folder: Path, arch: Architecture) -> None:
+    suite, debs = _suite(version, arch), folder / "debs"
     image = f"linux-image-{release}"
     parts = [name for name in suite.depends(image) if re.match(r"linux-(binary|modules)-", name)]
     for package in suite.fetch([image, *parts], debs):
         apt.unpack(package, folder)
     cache.remove(debs)
+    if not arch.debug:
+        return
     (debug,) = suite.fetch([f"{image}-dbg"], debs)
     wanted = [f"*/{name}.ko*" for name in MODULES]
     apt.unpack(debug, folder, "*/vmlinux-*", "*/vmlinux", *wanted)

@@ -14,6 +14,7 @@ import pytest
 
 from tests.lab import cache, forms, initrd
 from tests.lab import kernels as kernels_
+from tests.lab.architectures import AMD64, ARCHITECTURES
 from tests.lab.boots import Boot
 from tests.lab.kernels import Kernel
 from tests.lab.qemu import Machine
@@ -80,9 +81,10 @@ class Dumps:
         return forms.FORMS[form].moment
 
 
-def _boot(version: str, scale: int, cpu: str) -> Boot:
-    machine = Machine(memory=SCALE_MEMORY if scale else 768, cpu=cpu)
-    return Boot(kernels_.kernel(version), machine, scale)
+def _boot(version: str, scale: int, cpu: str, arch: str) -> Boot:
+    row = ARCHITECTURES[arch]
+    machine = Machine(memory=SCALE_MEMORY if scale else row.memory, cpu=cpu or row.cpu, arch=row)
+    return Boot(kernels_.kernel(version, row), machine, scale)
 
 
 def _wanted(names: Iterable[str] | None, scale: int) -> list[str]:
@@ -94,23 +96,32 @@ def _wanted(names: Iterable[str] | None, scale: int) -> list[str]:
     return list(names)
 
 
-def dumps(version: str, *, names: Iterable[str] | None = None, scale: int = 0, cpu: str = "max") -> Dumps:
+def dumps(
+    version: str,
+    *,
+    names: Iterable[str] | None = None,
+    scale: int = 0,
+    cpu: str = "",
+    arch: str = AMD64.name,
+) -> Dumps:
     """The dumps of a kernel ("6.1"), made when missing.
 
     names: the forms (all of them unless told). scale: so many sleeping threads more, 3 GiB of memory.
-    cpu: QEMU's -cpu; "max,la57=off" for four-level page tables.
+    cpu: QEMU's -cpu, the architecture's own unless told; "max,la57=off" for four-level page tables.
+    arch: a row of architectures.ROWS.
     """
     wanted = _wanted(names, scale)
-    boot = _boot(version, scale, cpu)
-    folder = boot.run(toolbox())
-    return Dumps(boot.kernel, folder, forms.make(toolbox(), folder, wanted))
+    boot = _boot(version, scale, cpu, arch)
+    box = toolbox(boot.kernel.arch)
+    folder = boot.run(box)
+    return Dumps(boot.kernel, folder, forms.make(box, folder, wanted, boot.kernel.arch))
 
 
-def cached(version: str, *, scale: int = 0, cpu: str = "max") -> bool:
+def cached(version: str, *, scale: int = 0, cpu: str = "", arch: str = AMD64.name) -> bool:
     """Whether the boot is there already: nothing is fetched or made."""
-    if not (cache.root() / "kernels" / f"{version}.json").exists():
+    if not (cache.root() / kernels_.pin_name(version, ARCHITECTURES[arch])).exists():
         return False
-    return (cache.root() / _boot(version, scale, cpu).name).exists()
+    return (cache.root() / _boot(version, scale, cpu, arch).name).exists()
 
 
 def require(version: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.lab.architectures import AMD64, Architecture
 from tests.lab.toolbox import Toolbox, kill_group
 
 # vda: what the capture kernel saved; vdb: the first kernel's files; vdc: the capture kernel's files.
@@ -31,17 +32,18 @@ class Machine:
     cpus: int = 2
     cpu: str = "max"
     append: str = ""
+    arch: Architecture = AMD64
 
     def arguments(self, folder: Path, image: Path) -> list[str]:
         """QEMU's argv for a kernel image, with initrd.gz and the disks in folder."""
         drive = "if=virtio,format=raw,discard=unmap,detect-zeroes=unmap,cache=unsafe"
-        command_line = f"console=ttyS0 crashkernel=256M panic_on_oops=1 {self.append}".strip()
+        command_line = f"console={self.arch.console} crashkernel=256M panic_on_oops=1 {self.append}".strip()
         return [
-            *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", self.cpu),
+            *(*self.arch.qemu, "-accel", "tcg,thread=multi", "-cpu", self.cpu),
             *("-smp", str(self.cpus), "-m", str(self.memory), "-no-reboot", "-display", "none"),
             *("-kernel", str(image), "-initrd", str(folder / "initrd.gz"), "-append", command_line),
             *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console", "-monitor", "none"),
-            *("-qmp", f"unix:{folder}/qmp,server=on,wait=off", "-device", "vmcoreinfo"),
+            *("-qmp", f"unix:{folder}/qmp,server=on,wait=off"),
             *(word for disk in DISKS for word in ("-drive", f"file={folder}/{disk},{drive}")),
         ]
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.lab import cache, lab
-from tests.lab.boots import CAPTURED, MIB, QEMU_DUMPS, Report, reports
+from tests.lab.architectures import CAPTURED
+from tests.lab.boots import MIB, QEMU_DUMPS, Report, reports
 from tests.lab.cache import digest, keep
 from tests.lab.initrd import Archive
 from tests.lab.kernels import SUITES
@@ -104,7 +105,7 @@ def test_everything_was_said(dumps: Dumps) -> None:
 
 def test_registers_are_complete(dumps: Dumps) -> None:
     for thread in dumps.truth.threads:
-        if thread.entry is Entry.INT80:
+        if thread.entry is Entry.COMPAT:
             assert set(thread.registers) >= GENERAL
         elif thread.entry is not Entry.LIBC:
             assert set(thread.registers) == GENERAL | NEW

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab import apt, cache
+from tests.lab.architectures import AMD64, Architecture
 
 SUITE = "sid"
 PACKAGES = (
@@ -33,6 +33,8 @@ PACKAGES = (
     "procps",
     "zstd",
 )
+
+GUEST_PACKAGES = ("busybox-static", "kexec-tools", "makedumpfile")
 
 # In a mount namespace of its own: a fresh root with the toolbox's /usr and /etc, this machine's /dev and
 # /proc, and every path of the list where it is outside. All of it goes when the command ends. A path that is
@@ -90,18 +92,6 @@ class Toolbox:
         done = self.run(["crash", "-s", vmlinux, vmcore], input=script, timeout=timeout)
         return done.stdout + done.stderr
 
-    def libraries(self, program: str) -> list[Path]:
-        """The dynamic loader and the libraries of a program of the toolbox, as paths outside."""
-        listed = self.run(["/usr/lib64/ld-linux-x86-64.so.2", "--list", program]).stdout
-        return [self.root / path.lstrip("/") for path in re.findall(r"(/\S+)", listed)]
-
-    def which(self, program: str) -> str:
-        """The path of a program inside."""
-        for folder in ("usr/bin", "usr/sbin"):
-            if (self.root / folder / program).exists():
-                return f"/{folder}/{program}"
-        raise LookupError(f"the toolbox has no {program}")
-
 
 def _bound(words: Iterable[str]) -> list[Path]:
     """Existing absolute paths outside the system folders, without those inside another of them."""
@@ -145,21 +135,42 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def toolbox() -> Toolbox:
-    """The toolbox, made when missing (about a minute, 90 MB to download)."""
-    return Toolbox(cache.keep(f"toolbox-{cache.digest(SUITE, PACKAGES, _ENTER)}", _make))
+def toolbox(arch: Architecture = AMD64) -> Toolbox:
+    """The tools for an architecture, made when missing (about a minute, 90 MB to download)."""
+    packages = (*PACKAGES, *arch.packages)
+    name = f"toolbox-{cache.digest(SUITE, packages, _ENTER)}"
+    return Toolbox(cache.keep(name, lambda root: _make(root, packages)))
 
 
-def _make(root: Path) -> None:
-    suite = apt.Suite(SUITE)
+def guest_root(arch: Architecture) -> Path:
+    """A folder with the programs that run in the guests, made when missing."""
+    if not arch.cross:
+        return toolbox().root
+    name = f"guest-tools-{arch.debian}-{cache.digest(SUITE, GUEST_PACKAGES)}"
+    return cache.keep(name, lambda root: _unpack_all(root, apt.Suite(SUITE, arch.debian), GUEST_PACKAGES))
+
+
+def program(root: Path, name: str) -> Path:
+    """A program below a root folder."""
+    for folder in ("usr/bin", "usr/sbin"):
+        if (root / folder / name).exists():
+            return root / folder / name
+    raise LookupError(f"{root.name} has no {name}")
+
+
+def _make(root: Path, packages: Sequence[str]) -> None:
+    _unpack_all(root, apt.Suite(SUITE), packages)
+    _settle(root)
+
+
+def _unpack_all(root: Path, suite: apt.Suite, names: Sequence[str]) -> None:
     suite.update()
     debs = root / "debs"
-    packages = suite.fetch_all(PACKAGES, debs)
+    packages = suite.fetch_all(names, debs)
     for package in packages:
         apt.unpack(package, root)
     (root / "packages").write_text("".join(f"{package.stem}\n" for package in packages))
     cache.remove(debs)
-    _settle(root)
 
 
 def _settle(root: Path) -> None:

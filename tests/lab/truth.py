@@ -23,7 +23,7 @@ class Entry(IntEnum):
     SYSCALL_DONE = 1
     EXCEPTION = 2
     LIBC = 3
-    INT80 = 4
+    COMPAT = 4
 
 
 def mix64(x: int) -> int:
@@ -92,15 +92,19 @@ class Area:
         return self.pages[index // self.page_step]
 
 
+Registers = Mapping[str, int]
+
+
 @dataclass(frozen=True)
 class Vector:
-    """Floating-point and vector registers; those of a thread that runs are in its CPU, not in the dump."""
+    """Floating-point and vector registers; those of a thread that runs are in its CPU, not in the dump.
+
+    ``control``: st0, mxcsr and fcw of x86-64, fpsr and fpcr of arm64.
+    """
 
     seed: int
     width: Literal[16, 32]
-    st0: int
-    mxcsr: int
-    fcw: int
+    control: Registers
 
     def ymm(self, number: int) -> bytes:
         """32 bytes of ymm0 to ymm15; only the first `width` of them were loaded."""
@@ -110,8 +114,9 @@ class Vector:
         """16 bytes of xmm0 to xmm15."""
         return self.ymm(number)[:16]
 
-
-Registers = Mapping[str, int]
+    def v(self, number: int) -> bytes:
+        """16 bytes of arm64's v0 to v31."""
+        return words("mix64", self.seed, 2 * number, 2)
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ class Thread:
     expect: str
     entry: Entry
     cpu: int | None
-    fs_base: int
+    tls_base: int  # fs_base, tpidr_el0
     gs_base: int
     tls_address: int
     tls_value: int
@@ -171,6 +176,11 @@ class Truth:
     complete: bool
     panic_pid: int
     facts: Mapping[str, str] = field(repr=False)
+
+    @property
+    def page_size(self) -> int:
+        """Bytes of a page."""
+        return int(self.head.get("page_size", PAGE))
 
     @property
     def launcher(self) -> int:
@@ -257,7 +267,8 @@ def _vector(item: Mapping[str, Any] | None) -> Vector | None:
     if item is None:
         return None
     width: Literal[16, 32] = 32 if item["bytes"] == 32 else 16
-    return Vector(_number(item, "seed"), width, item["st0"], _number(item, "mxcsr"), _number(item, "fcw"))
+    control = {name: int(str(item[name]), 0) for name in item if name not in ("seed", "bytes")}
+    return Vector(_number(item, "seed"), width, control)
 
 
 def _altstack(item: Mapping[str, Any] | None) -> range | None:
@@ -278,8 +289,8 @@ def _thread(item: Mapping[str, Any]) -> Thread:
         expect=item["expect"],
         entry=Entry(item["entry"]),
         cpu=item["cpu"] if item["cpu"] >= 0 else None,
-        fs_base=_number(item, "fs_base"),
-        gs_base=_number(item, "gs_base"),
+        tls_base=_number(item, "fs_base" if "fs_base" in item else "tpidr"),
+        gs_base=_number(item, "gs_base") if "gs_base" in item else 0,
         tls_address=_number(tls, "address"),
         tls_value=_number(tls, "value"),
         frames=tuple(item["frames"]),

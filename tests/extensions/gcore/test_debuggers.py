@@ -106,7 +106,7 @@ def test_gdb_reads_memory(case: Case) -> None:
 
 def test_gdb_opens_a_32_bit_core(case: Case) -> None:
     truth = case.dumps.truth
-    thread = next((t for t in truth.threads if t.entry == Entry.INT80), None)
+    thread = next((t for t in truth.threads if t.entry == Entry.COMPAT), None)
     if thread is None:
         pytest.skip("the workload has no 32-bit process")
     path = case.folder / "compat.core"

@@ -21,7 +21,7 @@ def _threads(case: Case, pid: int) -> list[Thread]:
 def _cores(case: Case) -> list[tuple[CoreFile, list[Thread]]]:
     truth = case.dumps.truth
     pids = {thread.pid for thread in truth.threads}
-    compat = {t.pid for t in truth.threads if t.entry == Entry.INT80}
+    compat = {t.pid for t in truth.threads if t.entry == Entry.COMPAT}
     return [(case.core(pid), _threads(case, pid)) for pid in sorted(pids - compat)]
 
 
@@ -54,7 +54,7 @@ def test_segment_bases(case: Case) -> None:
     for core, threads in _cores(case):
         for thread in threads:
             found = core.thread(thread.tid).registers
-            assert (found["fs_base"], found["gs_base"]) == (thread.fs_base, thread.gs_base), thread.name
+            assert (found["fs_base"], found["gs_base"]) == (thread.tls_base, thread.gs_base), thread.name
 
 
 def test_interrupted_thread_is_not_in_a_system_call(case: Case) -> None:
@@ -87,9 +87,9 @@ def test_floating_point_and_vector_registers(case: Case) -> None:
 def _check_legacy(thread: Thread, area: bytes) -> None:
     truth = thread.vector
     assert truth is not None
-    assert struct.unpack_from("<H", area)[0] == truth.fcw, thread.name
-    assert struct.unpack_from("<I", area, 24)[0] == truth.mxcsr, thread.name
-    assert _integer_of(area[32:42]) == truth.st0, thread.name
+    assert struct.unpack_from("<H", area)[0] == truth.control["fcw"], thread.name
+    assert struct.unpack_from("<I", area, 24)[0] == truth.control["mxcsr"], thread.name
+    assert _integer_of(area[32:42]) == truth.control["st0"], thread.name
     for number in range(16):
         start = 160 + 16 * number
         assert area[start : start + 16] == truth.xmm(number), (thread.name, number)

@@ -38,49 +38,12 @@ char task_state(pid_t pid, pid_t tid, u64 *utime)
 	return letter;
 }
 
-static const struct {
-	const char *name;
-	int offset;
-} shown[] = {
-	{ "rbx", R_RBX }, { "rbp", R_RBP }, { "r8", R_R8 }, { "r9", R_R9 }, { "r10", R_R10 }, { "r12", R_R12 },
-	{ "r13", R_R13 }, { "r14", R_R14 }, { "r15", R_R15 }, { "rdi", R_RDI }, { "rsi", R_RSI }, { "rdx", R_RDX },
-	{ "eflags", R_RFLAGS }, { "rsp", R_RSP }, { "rip", R_RIP },
-};
-
-/* rcx, r11, rax, orig_rax as the entry code leaves them (arch/x86/entry/entry_64.S). */
-static void print_entry_regs(const struct regs *r, enum entry entry)
-{
-	bool call = entry == BY_SYSCALL || entry == BY_SYSCALL_DONE;
-	u64 rax = entry == BY_SYSCALL || entry == BY_INT80 ? (u64)-38 : entry == BY_SYSCALL_DONE ? 0 : r->rax;
-
-	printf("\"rcx\":\"%#llx\",\"r11\":\"%#llx\",\"rax\":\"%#llx\",\"orig_rax\":\"%#llx\",",
-	       (long long)(call ? r->rip : r->rcx), (long long)(call ? r->rflags : r->r11), (long long)rax,
-	       (long long)(entry == BY_EXCEPTION ? (u64)-1 : r->rax));
-}
-
-static void print_regs(const char *key, const struct regs *r, enum entry entry)
-{
-	size_t i;
-
-	printf(",\"%s\":{", key);
-	for (i = 0; i < sizeof(shown) / sizeof(shown[0]); i++)
-		printf("\"%s\":\"%#llx\",", shown[i].name, (long long)*(u64 *)((char *)r + shown[i].offset));
-	print_entry_regs(r, entry);
-	printf("\"cs\":\"%s\",\"ss\":\"0x2b\"}", entry == BY_INT80 ? "0x23" : "0x33");
-}
-
-static void print_vector(const char *key, const struct regs *r, u64 seed)
-{
-	printf(",\"%s\":{\"seed\":\"%#llx\",\"bytes\":%d,\"st0\":%lld,\"mxcsr\":\"%#x\",\"fcw\":\"%#x\"}", key,
-	       (long long)seed, r->avx ? 32 : 16, (long long)r->st0, r->mxcsr, r->fcw);
-}
-
 static void print_frames(const struct thread *t)
 {
 	const char *inner = t->state->park_name;
 
 	printf(",\"frames\":[\"%s\"", inner);
-	if (t->state->entry == BY_INT80) {
+	if (t->state->entry == BY_COMPAT) {
 		printf("]");
 		return;
 	}
@@ -102,8 +65,8 @@ static void print_thread(const struct thread *t)
 {
 	printf("TRUTH {\"thread\":\"%s\",\"pid\":%d,\"tid\":%d,\"name\":\"%s\",\"seen\":\"%c\",\"expect\":\"%s\"",
 	       t->state->name, t->pid, t->tid, t->name, t->seen, t->state->expect);
-	printf(",\"entry\":%d,\"cpu\":%d,\"fs_base\":\"%#llx\",\"gs_base\":\"%#llx\"", t->state->entry,
-	       t->state->cpu - 1, (long long)t->fs_base, (long long)t->gs_base);
+	printf(",\"entry\":%d,\"cpu\":%d", t->state->entry, t->state->cpu - 1);
+	print_bases(t);
 	printf(",\"tls_marker\":{\"address\":\"%#llx\",\"value\":\"%#llx\"}", (long long)t->tls_addr,
 	       (long long)t->tls_value);
 	print_frames(t);
@@ -129,14 +92,14 @@ static void print_runs(const struct area *a)
 /* One number a page: frame number when present, -1 when swapped, 0 when neither. Every 64th page of large areas. */
 static void print_pages(const struct area *a)
 {
-	u64 i, entry, pages = a->size / 4096, step = pages > 64 ? 64 : 1;
+	u64 i, entry, pages = a->size / page_size, step = pages > 64 ? 64 : 1;
 	char path[64];
 	int fd;
 
 	snprintf(path, sizeof(path), "/proc/%d/pagemap", a->pid);
 	fd = open(path, O_RDONLY);
 	for (i = 0; i < pages; i += step) {
-		if (pread(fd, &entry, 8, (off_t)((a->start / 4096 + i) * 8)) != 8)
+		if (pread(fd, &entry, 8, (off_t)((a->start / page_size + i) * 8)) != 8)
 			entry = 0;
 		printf("%s%lld", i ? "," : "",
 		       entry >> 63 ? (long long)(entry & ((1ULL << 55) - 1)) : entry >> 62 & 1 ? -1LL : 0LL);
@@ -149,7 +112,7 @@ static void print_area(const struct area *a)
 	printf("TRUTH {\"area\":\"%s\",\"pid\":%d,\"start\":\"%#llx\",\"size\":%llu,\"file\":\"%s\",\"attr\":\"%s\",\"runs\":[",
 	       a->kind, a->pid, (long long)a->start, (long long)a->size, a->file, a->attr);
 	print_runs(a);
-	printf("],\"page_step\":%d,\"pages\":[", a->size / 4096 > 64 ? 64 : 1);
+	printf("],\"page_step\":%d,\"pages\":[", a->size / page_size > 64 ? 64 : 1);
 	print_pages(a);
 	printf("]}\n");
 }
@@ -169,8 +132,8 @@ void print_truth(void)
 {
 	unsigned i;
 
-	printf("TRUTH {\"version\":1,\"threads\":%u,\"areas\":%u,\"processes\":%u,\"launcher\":%d,\"vfork_child_rip\":\"%#llx\"}\n",
-	       board->nthreads, board->nareas, board->nprocesses, getpid(), (long long)(uintptr_t)park_vfork_child_pc);
+	printf("TRUTH {\"version\":1,\"page_size\":%llu,\"threads\":%u,\"areas\":%u,\"processes\":%u,\"launcher\":%d,\"vfork_child_rip\":\"%#llx\"}\n",
+	       (long long)page_size, board->nthreads, board->nareas, board->nprocesses, getpid(), (long long)(uintptr_t)park_vfork_child_pc);
 	for (i = 0; i < board->nprocesses; i++)
 		print_process(&board->processes[i]);
 	for (i = 0; i < board->nthreads; i++)

@@ -2,32 +2,6 @@
 #ifndef LAB_H
 #define LAB_H
 
-/* Offsets into struct regs, for park.S. */
-#define R_RBX 0
-#define R_RBP 8
-#define R_R8 16
-#define R_R9 24
-#define R_R10 32
-#define R_R12 40
-#define R_R13 48
-#define R_R14 56
-#define R_R15 64
-#define R_RDI 72
-#define R_RSI 80
-#define R_RDX 88
-#define R_RCX 96
-#define R_R11 104
-#define R_RAX 112
-#define R_RFLAGS 120
-#define R_RSP 128
-#define R_RIP 136
-#define R_READY 144
-#define R_AVX 152
-#define R_ST0 160
-#define R_MXCSR 168
-#define R_FCW 172
-#define R_YMM 176
-
 #ifndef __ASSEMBLER__
 #include <stdbool.h>
 #include <stddef.h>
@@ -36,27 +10,17 @@
 
 typedef uint64_t u64;
 
-/* Loaded by a parking function; rsp, rip and ready are stored by it. */
-struct regs {
-	u64 rbx, rbp, r8, r9, r10, r12, r13, r14, r15, rdi, rsi, rdx, rcx, r11, rax, rflags;
-	u64 rsp, rip, ready, avx;
-	int64_t st0;
-	uint32_t mxcsr;
-	uint16_t fcw, pad;
-	u64 ymm[64];
-};
+#endif
+#include "cpu.h" /* struct regs and the offsets into it, for park.S: of the architecture */
 
-_Static_assert(offsetof(struct regs, rax) == R_RAX, "park.S");
-_Static_assert(offsetof(struct regs, rip) == R_RIP, "park.S");
-_Static_assert(offsetof(struct regs, ymm) == R_YMM, "park.S");
-
+#ifndef __ASSEMBLER__
 typedef long park_fn(struct regs *);
 park_fn park_futex, park_read, park_poll, park_epoll, park_nanosleep, park_pause, park_sigsuspend, park_select,
 	park_accept, park_recv, park_msgrcv, park_raise, park_handler, park_stop, park_vfork, park_fault, park_spin;
 extern char park_vfork_child_pc[];
 
-/* How the thread came into the kernel: what rax, rcx, r11 and orig_rax then hold. */
-enum entry { BY_SYSCALL, BY_SYSCALL_DONE, BY_EXCEPTION, BY_LIBC, BY_INT80 };
+/* How the thread came into the kernel: what the registers of system calls then hold. */
+enum entry { BY_SYSCALL, BY_SYSCALL_DONE, BY_EXCEPTION, BY_LIBC, BY_COMPAT };
 
 struct thread;
 
@@ -77,7 +41,7 @@ struct thread {
 	char name[16];
 	char seen;                  /* state letter the launcher saw */
 	unsigned index;
-	u64 fs_base, gs_base, tls_addr, tls_value, vec_seed;
+	u64 tls_base, other_base, tls_addr, tls_value, vec_seed;
 	struct regs regs, outer;    /* outer: the context a signal interrupted */
 	u64 altstack, altstack_size;
 	unsigned word;              /* futex word; scratch below: memory of system calls */
@@ -119,9 +83,20 @@ struct board {
 extern struct board *board;
 extern const struct state states[];
 extern __thread u64 tls_marker;
+extern u64 page_size, huge_page_size;
 
 u64 mix64(u64 x);
 void die(const char *what);
+
+/* cpu.c of the architecture. other_base: of a second segment or thread register, if there is one. */
+void fill_regs(struct thread *t, struct regs *r, unsigned salt);
+void set_call(struct regs *r, long nr, const u64 *args, size_t count);
+void set_argument(struct regs *r, u64 value);
+void read_bases(struct thread *t);
+struct regs compat_regs(void);
+void print_bases(const struct thread *t);
+void print_regs(const char *key, const struct regs *r, enum entry entry);
+void print_vector(const char *key, const struct regs *r, u64 seed);
 
 /* states.c */
 struct thread *new_thread(const char *state);

@@ -14,8 +14,9 @@
 #define MADV_PAGEOUT 21
 #endif
 
-#define PAGE 4096UL
-#define HUGE_PAGE (2UL << 20)
+#define PAGE page_size
+#define HUGE_PAGE huge_page_size
+#define LARGEST_PAGE 65536
 #define PRIVATE (MAP_PRIVATE | MAP_ANONYMOUS)
 #define SHARED (MAP_SHARED | MAP_ANONYMOUS)
 #define RW (PROT_READ | PROT_WRITE)
@@ -150,14 +151,14 @@ static void brk_heap(const char *kind)
 
 static struct run file_run(const char *path, u64 size)
 {
-	static u64 buf[PAGE / 8];
+	static u64 buf[LARGEST_PAGE / 8];
 	struct run r = { 0, size, new_seed(), MIX64 };
 	int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0644);
 	u64 i;
 
 	for (i = 0; i < size / 8; i++) {
 		buf[i % (PAGE / 8)] = word_of(&r, i);
-		if (i % (PAGE / 8) == PAGE / 8 - 1 && write(fd, buf, PAGE) != PAGE)
+		if (i % (PAGE / 8) == PAGE / 8 - 1 && write(fd, buf, PAGE) != (ssize_t)PAGE)
 			die(path);
 	}
 	if (fsync(fd) || close(fd))
@@ -386,9 +387,10 @@ void fork_cow_parent(void)
 
 __attribute__((noipa)) void with_stack_area(void (*then)(void))
 {
-	_Alignas(4096) volatile char pages[3 * 4096];
+	volatile char room[4 * PAGE];
+	u64 start = ((u64)(uintptr_t)room + PAGE - 1) & ~(PAGE - 1);
 
-	filled("stack", (void *)(uintptr_t)pages, sizeof(pages), MIX64);
+	filled("stack", (void *)(uintptr_t)start, 3 * PAGE, MIX64);
 	then();
-	pages[0] = 0;
+	room[0] = 0;
 }

@@ -1,7 +1,6 @@
 /* The states threads are parked in. A new one: a row in states[], a setup for its system call, a line in main.c. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
-#include <asm/prctl.h>
 #include <linux/futex.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
@@ -40,31 +39,31 @@ static int idle_pipe(void)
 	return fds[0];
 }
 
-static void set_call(struct thread *t, long nr, u64 rdi, u64 rsi, u64 rdx)
-{
-	t->regs.rax = (u64)nr;
-	t->regs.rdi = rdi;
-	t->regs.rsi = rsi;
-	t->regs.rdx = rdx;
-}
+/* The rest of the argument registers keep what they are filled with. */
+#define CALL(t, nr, ...)                                                                       \
+	set_call(&(t)->regs, nr, (u64[]){ 0, ##__VA_ARGS__ } + 1, sizeof((u64[]){ 0, ##__VA_ARGS__ }) / 8 - 1)
 
 static void set_futex(struct thread *t)
 {
-	set_call(t, SYS_futex, addr(&t->word), FUTEX_WAIT, 0);
-	t->regs.r10 = 0;
+	CALL(t, SYS_futex, addr(&t->word), FUTEX_WAIT, 0, 0);
 }
 
 static void set_read(struct thread *t)
 {
-	set_call(t, SYS_read, (u64)idle_pipe(), addr(t->scratch), 1);
+	CALL(t, SYS_read, (u64)idle_pipe(), addr(t->scratch), 1);
 }
 
+/* Architectures that came late have only the calls with a timespec and a signal mask. */
 static void set_poll(struct thread *t)
 {
 	struct pollfd *p = (struct pollfd *)t->scratch;
 
 	*p = (struct pollfd){ .fd = idle_pipe(), .events = POLLIN };
-	set_call(t, SYS_poll, addr(p), 1, (u64)-1);
+#ifdef SYS_poll
+	CALL(t, SYS_poll, addr(p), 1, (u64)-1);
+#else
+	CALL(t, SYS_ppoll, addr(p), 1, 0, 0, 0);
+#endif
 }
 
 static void set_epoll(struct thread *t)
@@ -74,8 +73,11 @@ static void set_epoll(struct thread *t)
 
 	if (epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e))
 		die("epoll_ctl");
-	set_call(t, SYS_epoll_wait, (u64)ep, addr(t->scratch), 1);
-	t->regs.r10 = (u64)-1;
+#ifdef SYS_epoll_wait
+	CALL(t, SYS_epoll_wait, (u64)ep, addr(t->scratch), 1, (u64)-1);
+#else
+	CALL(t, SYS_epoll_pwait, (u64)ep, addr(t->scratch), 1, (u64)-1, 0, 0);
+#endif
 }
 
 static void set_nanosleep(struct thread *t)
@@ -83,18 +85,22 @@ static void set_nanosleep(struct thread *t)
 	struct timespec *ts = (struct timespec *)t->scratch;
 
 	*ts = (struct timespec){ .tv_sec = 1000000 };
-	set_call(t, SYS_nanosleep, addr(ts), 0, t->regs.rdx);
+	CALL(t, SYS_nanosleep, addr(ts), 0);
 }
 
 static void set_pause(struct thread *t)
 {
-	t->regs.rax = SYS_pause;
+#ifdef SYS_pause
+	CALL(t, SYS_pause);
+#else
+	CALL(t, SYS_ppoll, 0, 0, 0, 0, 0);
+#endif
 }
 
 static void set_sigsuspend(struct thread *t)
 {
 	memset(t->scratch, 0, 8);
-	set_call(t, SYS_rt_sigsuspend, addr(t->scratch), 8, t->regs.rdx);
+	CALL(t, SYS_rt_sigsuspend, addr(t->scratch), 8);
 }
 
 static void set_select(struct thread *t)
@@ -104,9 +110,11 @@ static void set_select(struct thread *t)
 
 	FD_ZERO(set);
 	FD_SET(fd, set);
-	set_call(t, SYS_select, (u64)fd + 1, addr(set), 0);
-	t->regs.r10 = 0;
-	t->regs.r8 = 0;
+#ifdef SYS_select
+	CALL(t, SYS_select, (u64)fd + 1, addr(set), 0, 0, 0);
+#else
+	CALL(t, SYS_pselect6, (u64)fd + 1, addr(set), 0, 0, 0, 0);
+#endif
 }
 
 static void set_accept(struct thread *t)
@@ -117,7 +125,11 @@ static void set_accept(struct thread *t)
 	at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	if (bind(fd, (struct sockaddr *)&at, sizeof(at)) || listen(fd, 5))
 		die("listen");
-	set_call(t, SYS_accept, (u64)fd, 0, 0);
+#ifdef SYS_accept
+	CALL(t, SYS_accept, (u64)fd, 0, 0);
+#else
+	CALL(t, SYS_accept4, (u64)fd, 0, 0, 0);
+#endif
 }
 
 static void set_recv(struct thread *t)
@@ -126,8 +138,7 @@ static void set_recv(struct thread *t)
 
 	if (socketpair(AF_UNIX, SOCK_DGRAM, 0, fds))
 		die("socketpair");
-	set_call(t, SYS_recvfrom, (u64)fds[0], addr(t->scratch), 16);
-	t->regs.r10 = t->regs.r8 = t->regs.r9 = 0;
+	CALL(t, SYS_recvfrom, (u64)fds[0], addr(t->scratch), 16, 0, 0, 0);
 }
 
 static void set_msgrcv(struct thread *t)
@@ -136,18 +147,21 @@ static void set_msgrcv(struct thread *t)
 
 	if (id < 0)
 		die("msgget");
-	set_call(t, SYS_msgrcv, (u64)id, addr(t->scratch), 16);
-	t->regs.r10 = t->regs.r8 = 0;
+	CALL(t, SYS_msgrcv, (u64)id, addr(t->scratch), 16, 0, 0);
 }
 
 static void set_stop(struct thread *t)
 {
-	set_call(t, SYS_kill, (u64)getpid(), SIGSTOP, t->regs.rdx);
+	CALL(t, SYS_kill, (u64)getpid(), SIGSTOP);
 }
 
 static void set_vfork(struct thread *t)
 {
-	t->regs.rax = SYS_vfork;
+#ifdef SYS_vfork
+	CALL(t, SYS_vfork);
+#else
+	CALL(t, SYS_clone, CLONE_VM | CLONE_VFORK | SIGCHLD, 0, 0, 0, 0);
+#endif
 }
 
 static void set_fault(struct thread *t)
@@ -155,13 +169,13 @@ static void set_fault(struct thread *t)
 	struct uffdio_api api = { .api = UFFD_API };
 	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
 	int fd = (int)syscall(SYS_userfaultfd, 0);
-	void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *page = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	reg.range.start = addr(page);
-	reg.range.len = 4096;
+	reg.range.len = page_size;
 	if (fd < 0 || ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &reg))
 		die("userfaultfd");
-	t->regs.rdi = addr(page);
+	set_argument(&t->regs, addr(page));
 }
 
 static void set_nothing(struct thread *t)
@@ -170,22 +184,6 @@ static void set_nothing(struct thread *t)
 }
 
 static struct thread *signalled;
-
-static void fill_regs(struct thread *t, struct regs *r, unsigned salt)
-{
-	u64 *word = (u64 *)r, seed = 0x7e6000000000ULL + ((u64)t->index << 16) + ((u64)salt << 12);
-	unsigned i;
-
-	for (i = 0; i <= R_RAX / 8; i++)
-		word[i] = mix64(seed + i);
-	r->rflags = 0x202 | (mix64(seed + 100) & 0x8d5);
-	r->avx = __builtin_cpu_supports("avx") != 0;
-	r->st0 = (int64_t)(seed * 3);
-	r->mxcsr = 0x1f80 | ((t->index & 3) << 13);
-	r->fcw = (uint16_t)(0x37f | ((t->index & 3) << 10));
-	for (i = 0; i < 64; i++)
-		r->ymm[i] = mix64(t->vec_seed + 64 * salt + i);
-}
 
 /* Runs on the alternate stack and blocks there. */
 static void on_signal(int sig)
@@ -199,10 +197,7 @@ static void set_signal(struct thread *t)
 {
 	t->outer = t->regs;
 	fill_regs(t, &t->outer, 1);
-	t->outer.rax = SYS_tgkill;
-	t->outer.rdi = (u64)t->pid;
-	t->outer.rsi = (u64)t->tid;
-	t->outer.rdx = SIGUSR1;
+	set_call(&t->outer, SYS_tgkill, (u64[]){ (u64)t->pid, (u64)t->tid, SIGUSR1 }, 3);
 	set_read(t);
 }
 
@@ -254,7 +249,7 @@ const struct state states[] = {
 	{ "libc-cond", NULL, "wait_cond", set_nothing, BY_LIBC, "S", .body = wait_cond },
 	{ "spin", PARK(spin), set_nothing, BY_EXCEPTION, "R", .body = NULL, .cpu = 2, .nice = 0 },
 	{ "preempted", PARK(spin), set_nothing, BY_EXCEPTION, "R", .body = NULL, .cpu = 2, .nice = 10 },
-	{ "compat", NULL, "_start", set_nothing, BY_INT80, "S", .body = NULL },
+	{ "compat", NULL, "_start", set_nothing, BY_COMPAT, "S", .body = NULL },
 	{ .name = NULL },
 };
 
@@ -320,9 +315,7 @@ static void identify(struct thread *t)
 	t->tid = (pid_t)syscall(SYS_gettid);
 	snprintf(t->name, sizeof(t->name), "lab-%.11s", t->state->name);
 	prctl(PR_SET_NAME, t->name);
-	t->gs_base = 0x6aab00000000ULL + ((u64)t->index << 12);
-	syscall(SYS_arch_prctl, ARCH_SET_GS, t->gs_base);
-	__asm__("mov %%fs:0, %0" : "=r"(t->fs_base));
+	read_bases(t);
 	tls_marker = t->tls_value = mix64(0x715 + t->index);
 	t->tls_addr = addr(&tls_marker);
 	t->vec_seed = 0x3ec000000000ULL + ((u64)t->index << 16);
@@ -349,16 +342,14 @@ void start_thread_in(const char *state)
 		die("pthread_create");
 }
 
-/* This process becomes the 32-bit one; the constants are those of compat/compat32.S. */
+/* This process becomes the 32-bit one; compat_regs() says what compat/compat32.S loads. */
 void become_compat(void)
 {
 	struct thread *t = new_thread("compat");
 
 	t->pid = t->tid = getpid();
 	snprintf(t->name, sizeof(t->name), "compat32");
-	t->regs = (struct regs){ .rbx = 0xb0b0b0b1, .rcx = 0xc0c0c0c2, .rdx = 0xd0d0d0d3, .rsi = 0x51515154,
-				 .rdi = 0xd1d1d1d5, .rbp = 0xeb9eb9e6, .rsp = 0x8061000, .rip = 0x8050040,
-				 .rax = 29, .rflags = 0x202, .ready = 1 };
+	t->regs = compat_regs();
 	execl("/bin/compat32", "compat32", NULL);
 	die("compat32");
 }

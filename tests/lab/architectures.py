@@ -1,0 +1,94 @@
+"""The architectures of the lab: what Debian, QEMU and the compilers call each. A new one: a row in ROWS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+# What makedumpfile writes in the capture kernel, from /proc/vmcore: file name -> its options.
+CAPTURED = {
+    "zlib-d1": ("-c", "-d", "1"),
+    "zlib-d31": ("-c", "-d", "31"),
+    "lzo-d1": ("-l", "-d", "1"),
+    "lzo-d31": ("-l", "-d", "31"),
+    "zstd-d1": ("-z", "-d", "1"),
+    "zstd-d31": ("-z", "-d", "31"),
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One architecture, or one kind of kernel of it.
+
+    ``debian``: in the names of packages; ``kernel``: the package that depends on the newest kernel;
+    ``debug``: whether the packages with debugging information are worth their size;
+    ``gnu``: the name of its compiler's target; ``cross``: False for this machine's own gcc;
+    ``packages``: what the toolbox needs more; ``flags``: of the compiler for the workload;
+    ``compat``: the prefix of the binutils that build the 32-bit process, "" where there is none;
+    ``qemu``: the program and the machine's options; ``cpu``: its -cpu unless told;
+    ``memory``: MiB; ``console``: the device; ``capture``: whether a kexec'd kernel saves a dump;
+    ``captured``: the forms that makedumpfile writes there; ``host_forms``: whether this
+    machine's makedumpfile makes more of them.
+    """
+
+    name: str
+    debian: str
+    kernel: str
+    qemu: tuple[str, ...]
+    console: str
+    gnu: str
+    debug: bool = True
+    cross: bool = True
+    packages: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    compat: str = ""
+    cpu: str = "max"
+    memory: int = 768
+    capture: bool = True
+    captured: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    host_forms: bool = False
+
+    @property
+    def folder(self) -> str:
+        """Of its own sources, below guest/."""
+        return self.debian
+
+
+AMD64 = Architecture(
+    name="amd64",
+    debian="amd64",
+    kernel="linux-image-cloud-amd64",
+    qemu=("qemu-system-x86_64", "-device", "vmcoreinfo"),
+    console="ttyS0",
+    gnu="x86_64-linux-gnu",
+    cross=False,
+    compat="x86",
+    captured=CAPTURED,
+    host_forms=True,
+)
+
+# makedumpfile refuses pages of 4 KiB with 52 bits of virtual address, which Debian's kernels are built for.
+ARM64 = Architecture(
+    name="arm64",
+    debian="arm64",
+    kernel="linux-image-cloud-arm64",
+    qemu=("qemu-system-aarch64", "-machine", "virt,gic-version=3", "-nic", "none", "-device", "vmcoreinfo"),
+    console="ttyAMA0",
+    gnu="aarch64-linux-gnu",
+    packages=(
+        "qemu-system-arm",
+        "gcc-aarch64-linux-gnu",
+        "libc6-dev-arm64-cross",
+        "binutils-arm-linux-gnueabihf",
+        "gdb-multiarch",
+    ),
+    flags=("-mbranch-protection=standard",),
+    compat="arm-linux-gnueabihf",
+)
+
+ROWS = (
+    AMD64,
+    ARM64,
+    replace(ARM64, name="arm64-16k", kernel="linux-image-arm64-16k", debug=False, compat=""),
+)
+ARCHITECTURES = {row.name: row for row in ROWS}
