@@ -7,7 +7,7 @@ note, a CPU's registers may do, or the kernel's own copy of the text in memory.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from kcrash.arch import find_arch, find_arch_by_machine, find_arch_by_prstatus
@@ -87,6 +87,14 @@ def _with_file(dump: Dump, vmlinux: ElfFile, info: VmcoreInfo | None, progress: 
             raise
         layout = arch.find_layout(LayoutProbe(dump, info, physical, table.link_address, table.image))
     table.bias = layout.kaslr
+    return _kernel(arch, layout, physical, table, info)
+
+
+def _kernel(
+    arch: Arch, layout: KernelLayout, physical: PhysicalSpace, table: KernelTable, info: VmcoreInfo | None
+) -> Kernel:
+    """With the pages that this kernel was built for, of those that the architecture has."""
+    arch = replace(arch, page_shift=layout.paging.levels[-1].shift)
     return Kernel(arch, layout, physical, _space(physical, layout), table, info)
 
 
@@ -117,7 +125,7 @@ def _alone(dump: Dump, info: VmcoreInfo | None, progress: Progress | None) -> Ke
     table = _kallsyms(info, physical, _space(physical, rough), progress)
     table.bias = rough.kaslr
     layout = arch.find_layout(LayoutProbe(dump, info, physical, table.link_address, table.image))
-    return Kernel(arch, layout, physical, _space(physical, layout), table, info)
+    return _kernel(arch, layout, physical, table, info)
 
 
 def _arch_of(dump: Dump) -> Arch:

@@ -78,7 +78,8 @@ class Paging:
     an entry are called, in the order in which they are shown. ``decode_table``: for an array of
     entries of the last level, as uint64: which of them map a page, and where it
     lies. ``swap_entry``: for an OTHER entry of any level, ``(type, offset)`` of
-    the kernel's swp_entry_t.
+    the kernel's swp_entry_t. ``ignored_bits``: of an address, that do not matter
+    to translation (arm64's memory tags in the highest byte).
     """
 
     levels: tuple[Level, ...]
@@ -89,6 +90,7 @@ class Paging:
     flag_names: Callable[[int], list[str]] = lambda value: []
     decode_table: Callable[[NDArray[np.uint64]], tuple[NDArray[np.bool_], NDArray[np.uint64]]] | None = None
     swap_entry: Callable[[int], tuple[int, int]] | None = None
+    ignored_bits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,8 @@ class KernelLayout:
     ``kaslr``: bytes that the kernel image was moved by (virtual);
     ``phys_base``: what the architecture calls so; ``top_table``: physical
     address of the kernel's top page table, None if unknown; ``constants``:
-    whatever else the architecture found (PAGE_OFFSET, VMALLOC_START ...).
+    whatever else the architecture found: PAGE_OFFSET; VMEMMAP_START, the
+    address of the struct page of frame 0 ...
     """
 
     kaslr: int
@@ -132,6 +135,25 @@ class Prstatus:
     regs: int
     fpvalid: int
     registers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FrameLayout:
+    """The record that a frame pointer points at: byte offsets from the frame pointer.
+
+    ``cfa``: offset of the caller's stack pointer, None where the record does not
+    tell it (arm64, where the record may stand anywhere in the frame).
+    ``regs_tag``: bits that mark a frame pointer as the address of a struct
+    pt_regs, 0 for none. Linux commit 946c191161ce ("x86/entry/unwind: Create stack
+    frames for saved interrupt registers") in v4.10 sets bit 0 on x86_64.
+    ``regs_record``: the member of struct pt_regs that is a frame record itself, "" for none.
+    """
+
+    saved_fp: int
+    return_address: int
+    cfa: int | None
+    regs_tag: int = 0
+    regs_record: str = ""
 
 
 class StackRange(NamedTuple):
@@ -165,7 +187,14 @@ class Arch:
     ``dwarf``: DWARF register numbers by name; ``pt_regs``: register names to
     members of ``struct pt_regs``, newest first where kernels differ.
     ``capstone``: (architecture, mode) names in the capstone package.
+    ``page_shift``: the smallest pages that kernels are built for; the layout's paging has a kernel's own.
+    ``switched_out``: registers of a task that is on no CPU, by its task_struct's address.
     ``saved_registers``: True if these can be what the entry code saved, for searches of a stack.
+    ``frame``: the record of a frame pointer. ``stop_functions``: where the kernel leaves a CPU that is
+    stopped for a dump and return addresses are pushed: the frames below belong to the dying, and a
+    note's registers are those of the frames above. ``code_pointer``: for a layout, what takes the
+    authentication code out of a return address; None where there is none.
+    ``format_registers(registers, symbol)``: ``symbol`` names the routine and offset of an address.
     """
 
     name: str
@@ -185,11 +214,14 @@ class Arch:
     capstone: tuple[str, str]
     find_layout: Callable[[Any], KernelLayout]
     switched_out: Callable[[TypeLookup, Memory, int], dict[int, int]]
+    frame: FrameLayout
     task_stack_padding: Callable[[SymbolLookup], int]
     user_mode: Callable[[Mapping[str, int]], bool]
     saved_registers: Callable[[Mapping[str, int]], bool]
     stacks: Callable[[Any], list[StackRange]]
-    format_registers: Callable[[Mapping[str, int | None]], list[str]]
+    format_registers: Callable[[Mapping[str, int | None], Callable[[int], str]], list[str]]
+    stop_functions: tuple[str, ...] = ()
+    code_pointer: Callable[[KernelLayout], Callable[[int], int]] | None = None
     call_code: CallCode | None = None
 
     @property

@@ -7,7 +7,7 @@ figure 3.36 (DWARF register numbers), Linux Documentation/arch/x86/x86_64/mm.rst
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kcrash.arch.base import (
@@ -15,6 +15,7 @@ from kcrash.arch.base import (
     CallCode,
     Entry,
     EntryKind,
+    FrameLayout,
     KernelLayout,
     Level,
     LinearRange,
@@ -276,8 +277,8 @@ def _ram_end(probe: Any) -> int:
 # -- tasks and stacks
 
 
-def switched_out(types: TypeLookup, memory: Memory, sp: int) -> dict[int, int]:
-    """Registers of a task that is not on a CPU; ``sp``: its thread.sp.
+def switched_out(types: TypeLookup, memory: Memory, task: int) -> dict[int, int]:
+    """Registers of a task that is not on a CPU, from the stack at its thread.sp.
 
     __switch_to_asm leaves a struct inactive_task_frame there: Linux commit
     7b32aeadbc95 ("sched/x86: Add 'struct inactive_task_frame' to better
@@ -293,7 +294,8 @@ def switched_out(types: TypeLookup, memory: Memory, sp: int) -> dict[int, int]:
         "rbp": "bp",
         "rip": "ret_addr",
     }
-    size = types.size(frame)
+    size, where = types.size(frame), types.offset("struct task_struct", "thread.sp")
+    sp = int.from_bytes(memory.read(task + where, 8), "little")
     data = memory.read(sp, size)
     found = {DWARF["rsp"]: sp + size}
     for name, member in names.items():
@@ -429,9 +431,11 @@ _BLOCK = (("RIP", "rip", "RSP", "rsp", "RFLAGS", "rflags"), ("RAX", "rax", "RBX"
 _WIDTHS = {"rflags": 8, "cs": 4, "ss": 4}
 
 
-def format_registers(registers: Mapping[str, int | None]) -> list[str]:
+def format_registers(registers: Mapping[str, int | None], symbol: Callable[[int], str]) -> list[str]:
     """The block that ``bt`` prints at an exception and at the border to user space."""
     lines = []
+    if (registers.get("cs") or 0) & 3 != 3:
+        lines.append(f"    [exception RIP: {symbol(registers.get('rip') or 0)}]")
     for row in _BLOCK:
         cells = []
         for label, name in zip(row[::2], row[1::2], strict=True):
@@ -468,6 +472,8 @@ X86_64 = register_arch(
         saved_registers=saved_registers,
         stacks=stacks,
         format_registers=format_registers,
+        frame=FrameLayout(saved_fp=0, return_address=8, cfa=16, regs_tag=1),
+        stop_functions=("machine_kexec", "crash_nmi_callback", "kdump_nmi_callback", "stop_this_cpu"),
         call_code=CallCode(call_target, pushed_registers),
     )
 )

@@ -291,7 +291,7 @@ class _Style:
         yield self._registers_item(task, registers, {"regs": Address(frame.regs_address)})
 
     def _registers_item(self, task: Task, registers: dict[str, int], more: dict[str, object]) -> Item:
-        lines = list(self.session.arch.format_registers(registers))
+        lines = self.session.arch.format_registers(registers, self._shown_symbol)
         user = self.session.arch.user_mode(registers)
         data: dict[str, object] = {
             **task_data(task),
@@ -299,8 +299,6 @@ class _Style:
             "user": user,
             "registers": {name: Address(value) for name, value in registers.items()},
         }
-        if not user:
-            lines.insert(0, self._exception_line(registers[self.session.arch.pc]))
         return Record("registers", data, lines)
 
     def _cpu_registers(self, task: Task, frame: Frame) -> Iterator[Item]:
@@ -309,13 +307,13 @@ class _Style:
         registers.pop("orig_rax", None)  # of the last entry to the kernel, if of anything
         yield self._registers_item(task, registers, {"cpu_registers": True})
 
-    def _exception_line(self, pc: int) -> str:
-        found = self.session.symbols.at(pc)
+    def _shown_symbol(self, address: int) -> str:
+        found = self.session.symbols.at(address)
         if found is None:
-            return "    [exception RIP: unknown or invalid address]"
+            return "unknown or invalid address"
         # As crash: "set radix" counts here, -x does not.
         shift = f"{found[1]:#x}" if self.radix == 16 else str(found[1])
-        return f"    [exception RIP: {found[0].name}+{shift}]"
+        return f"{found[0].name}+{shift}"
 
     # -- words
 
@@ -419,11 +417,10 @@ class _Style:
         user = self.session.arch.user_mode(registers)
         kind = "USER" if user else "KERNEL"
         lines = ["", f"  {kind}-MODE EXCEPTION FRAME AT: {address:x}"]
-        if not user:
-            lines.append(self._exception_line(registers[self.session.arch.pc]))
+        lines += self.session.arch.format_registers(registers, self._shown_symbol)
         data = {**more, "regs": Address(address), "user": user,
                 "registers": {name: Address(value) for name, value in registers.items()}}  # fmt: skip
-        return Record("registers", data, [*lines, *self.session.arch.format_registers(registers)])
+        return Record("registers", data, lines)
 
     def _saved_regs(self, stack: StackRange) -> Iterator[tuple[int, dict[str, int]]]:
         """``(address, registers)`` of what looks like a struct pt_regs: the architecture's say so."""

@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 MAX_ORC = 1 << 22
 DEFAULT_STACK = 16384
-# Where the kernel leaves a CPU that is stopped for a dump: the frames below belong to the dying, and a
-# note's registers are those of the frames above.
-STOP_FUNCTIONS = ("machine_kexec", "crash_nmi_callback", "kdump_nmi_callback", "stop_this_cpu")
 
 
 # -- the unwinder of a session
@@ -46,15 +43,29 @@ def unwinder(session: Session) -> Unwinder:
 
 def unwind_target(session: Session) -> Target:
     """The architecture as unwinding sees it, with this kernel's struct pt_regs."""
-    return session.memo("unwind target", lambda: target_for(session.arch, _regs_layout(session)))
+    return session.memo("unwind target", lambda: _make_target(session))
+
+
+def _make_target(session: Session) -> Target:
+    clean = session.arch.code_pointer
+    return target_for(session.arch, _regs_layout(session), clean and clean(session.layout))
 
 
 def _regs_layout(session: Session) -> RegsLayout:
-    fields = {}
+    fields, types = {}, session.types
     for name, (offset, size) in regs_fields(session).items():
         if name in session.arch.dwarf:
             fields[session.arch.dwarf[name]] = (offset, size)
-    return RegsLayout(session.types.size("struct pt_regs"), fields)
+    return RegsLayout(types.size("struct pt_regs"), fields, *_frame_record(session))
+
+
+def _frame_record(session: Session) -> tuple[int | None, int | None]:
+    """Where struct pt_regs has a frame record, and the record's type (struct frame_record_meta)."""
+    types, member, found = session.types, session.arch.frame.regs_record, []
+    for path in (member, f"{member}.type"):
+        known = bool(member) and types.has("struct pt_regs", path)
+        found.append(types.offset("struct pt_regs", path) if known else None)
+    return found[0], found[1]
 
 
 def regs_fields(session: Session) -> dict[str, tuple[int, int]]:
@@ -184,6 +195,11 @@ class StackProbe:
     cpus: list[int]
 
     @property
+    def thread_size(self) -> int:
+        """Bytes of a task's stack."""
+        return thread_size(self.session)
+
+    @property
     def types(self) -> Any:
         """Layouts."""
         return self.session.types
@@ -262,7 +278,7 @@ def start_registers(session: Session, task: Task) -> tuple[Registers, bool]:
                 f"task {task.pid} was running on CPU {task.cpu}: its registers are {where} (active)"
             )
         return _named(session, note.registers), True
-    values = session.arch.switched_out(session.types, session.memory, task.sp)
+    values = session.arch.switched_out(session.types, session.memory, task.address)
     return Registers(values), False
 
 
@@ -296,7 +312,7 @@ def _stopped_frames(
 
     A note holds the registers of the code that was stopped. Deeper frames, of the
     stop itself, are still on the stack: a return address into one of
-    STOP_FUNCTIONS is taken if unwinding from it comes back to the note's frame,
+    Arch.stop_functions is taken if unwinding from it comes back to the note's frame,
     which is the last of those returned.
     """
     sp = registers.get(session.arch.dwarf[session.arch.sp])
@@ -334,7 +350,7 @@ def _stop_slots(session: Session, stack: StackRange) -> Iterator[tuple[int, int]
 
 def _stop_ranges(session: Session) -> list[tuple[int, int]]:
     found = []
-    for name in STOP_FUNCTIONS:
+    for name in session.arch.stop_functions:
         symbol = session.symbols.kernel.symbol(name)
         if symbol is not None and symbol.size:
             found.append((symbol.address, symbol.address + symbol.size))

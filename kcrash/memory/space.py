@@ -162,6 +162,7 @@ class PagedSpace(AddressSpace):
         self._tables: OrderedDict[int, Any] = OrderedDict()
         self._pages: dict[int, tuple[int, int]] = {}
         self._page_shift = paging.levels[-1].shift
+        self._page_mask = (1 << self._page_shift) - 1
         self._mask = (1 << paging.canonical_bits) - 1
 
     # -- translation
@@ -226,6 +227,9 @@ class PagedSpace(AddressSpace):
 
     def _lookup(self, address: int) -> tuple[int, int]:
         """``(physical address of the page, offset mask)`` of the leaf that maps ``address``."""
+        plain = self._untagged(address)
+        if plain != address:
+            return self.translate(plain) & ~self._page_mask, self._page_mask
         try:
             for step in self.walk(address):
                 if step.entry.kind is EntryKind.LEAF:
@@ -238,6 +242,13 @@ class PagedSpace(AddressSpace):
                 raise
             raise MemoryFault(self.name, address, fault.reason, "its page table") from None
         raise MemoryFault(self.name, address, FaultReason.NOT_MAPPED)
+
+    def _untagged(self, address: int) -> int:
+        """The address without what translation ignores: those bits as bit 55 has them (arm64)."""
+        ignored = self.paging.ignored_bits
+        if not ignored:
+            return address
+        return address | ignored if address >> 55 & 1 else address & ~ignored
 
     def canonical(self, address: int) -> bool:
         """True if the hardware would translate ``address`` at all, and for this space."""

@@ -6,21 +6,61 @@ kernel (ENCODE_FRAME_POINTER); the records' form is data (FrameLayout).
 
 from __future__ import annotations
 
+from kcrash.arch.base import FrameLayout
+from kcrash.errors import MemoryFault
+from kcrash.unwind.memory import BlockReader
 from kcrash.unwind.registers import Registers
 from kcrash.unwind.rules import Kind, Row, Rule, same_value
-from kcrash.unwind.target import FrameLayout, RegsLayout, Target
+from kcrash.unwind.target import RegsLayout, Target
+
+#: The outermost frame has no caller.
+END = Row(None, (), 0, False, "fp")
 
 MAX_FRAME_BYTES = 16_384  # a stack's worth: how far up a frame pointer may point
 
 
-def frame_row(target: Target, frame_pointer: int) -> Row | None:
+FINAL, PT_REGS = 1, 2  # FRAME_META_TYPE_*, arch/arm64/include/asm/stacktrace/frame.h
+
+
+def frame_row(target: Target, frame_pointer: int, memory: BlockReader) -> Row | None:
     """The rules of a frame whose frame pointer has this value; None if it cannot be one."""
     layout = target.frame
     if layout.regs_tag and frame_pointer & layout.regs_tag:
         return None if target.regs is None else saved_regs_row(target, target.regs, frame_pointer)
+    if frame_pointer == 0 and layout.cfa is None:
+        return END  # AAPCS64, 6.4.6 "The Frame Pointer": zero ends the chain
     if frame_pointer == 0 or frame_pointer % target.word_bytes:
         return None
+    if target.regs is not None and target.regs.record is not None:
+        found = _record_in_regs(target, target.regs, frame_pointer, memory)
+        if found is not None:
+            return found
     return _record_row(target, layout)
+
+
+def _record_in_regs(target: Target, regs: RegsLayout, frame_pointer: int, memory: BlockReader) -> Row | None:
+    """The rules where the record is part of a struct pt_regs; None where it is not.
+
+    An exception's record held what was interrupted, until Linux commit c2c6b27b5aa1 ("arm64:
+    stacktrace: unwind exception boundaries") in v6.13 emptied it and gave it a type. The last one of a
+    stack is empty since Linux commit 7d7b720a4b80 ("arm64: Implement stack trace termination record") in
+    v5.14; that of a task which has never been in user space is part of registers of zeros.
+    """
+    assert regs.record is not None
+    address = frame_pointer - regs.record
+    try:
+        saved_fp, link = (memory.word(frame_pointer + at) for at in (0, target.word_bytes))
+        kind = None if regs.record_type is None else memory.word(address + regs.record_type)
+        saved = {n: memory.word(address + regs.fields[n][0]) for n in (target.pc, target.fp)}
+        mode = {n: memory.word(address + at) for n, (at, _size) in regs.fields.items()}
+    except MemoryFault:
+        return None
+    if saved_fp or link:
+        same = kind is None and saved == {target.pc: link, target.fp: saved_fp}
+        return saved_regs_row(target, regs, address) if same else None
+    if kind in (None, FINAL) and not (any(mode.values()) and target.user_mode(mode)):
+        return END
+    return saved_regs_row(target, regs, address) if kind in (None, FINAL, PT_REGS) else None
 
 
 def _record_row(target: Target, layout: FrameLayout) -> Row:

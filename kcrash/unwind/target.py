@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
+from kcrash.arch.base import FrameLayout
+
 if TYPE_CHECKING:
     from kcrash.arch.base import Arch, CallCode
 
@@ -20,28 +22,17 @@ class MemoryReader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class FrameLayout:
-    """The record that a frame pointer points at: byte offsets from the frame pointer.
-
-    ``cfa``: offset of the caller's stack pointer, None where the record does not
-    tell it (arm64, where the record may stand anywhere in the frame).
-    ``regs_tag``: bits that mark a frame pointer as the address of a struct
-    pt_regs, 0 for none. Linux commit 946c191161ce ("x86/entry/unwind: Create stack
-    frames for saved interrupt registers") in v4.10 sets bit 0 on x86_64.
-    """
-
-    saved_fp: int
-    return_address: int
-    cfa: int | None
-    regs_tag: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class RegsLayout:
-    """``struct pt_regs`` of one kernel: DWARF number -> (byte offset, bytes); ``size`` of the whole."""
+    """``struct pt_regs`` of one kernel: DWARF number -> (byte offset, bytes); ``size`` of the whole.
+
+    ``record``: offset of the frame record in it, None for none; ``record_type``: of the word
+    that tells what an empty record stands for, None in kernels without one.
+    """
 
     size: int
     fields: Mapping[int, tuple[int, int]]
+    record: int | None = None
+    record_type: int | None = None
 
 
 # arch/x86/include/asm/ptrace.h: the same words at the same places in every kernel so far. cs and ss
@@ -103,16 +94,16 @@ class Target:
         return struct.Struct(self.order + ("Q" if self.word_bytes == 8 else "I"))
 
 
-def target_for(arch: Arch, regs: RegsLayout | None = None) -> Target:
+def target_for(
+    arch: Arch, regs: RegsLayout | None = None, canonical: Callable[[int], int] | None = None
+) -> Target:
     """The target of an architecture record.
 
     ``regs``: layout of struct pt_regs as the kernel's types tell it; X86_64_REGS
-    does for every x86_64 kernel. An architecture may have a ``frame_layout``;
-    without one the frame pointer is taken to point at {saved fp, return address}.
+    does for every x86_64 kernel. ``canonical``: what Arch.code_pointer gives for the kernel.
     """
     words = arch.word_bytes
     pushes = arch.dwarf[arch.pc] == arch.return_column
-    frame = getattr(arch, "frame_layout", None) or FrameLayout(0, words, 2 * words if pushes else None, 1)
 
     def user_mode(registers: Mapping[int, int]) -> bool:
         named = {name: registers[n] for name, n in arch.dwarf.items() if n in registers}
@@ -127,10 +118,11 @@ def target_for(arch: Arch, regs: RegsLayout | None = None) -> Target:
         fp=arch.dwarf[arch.fp],
         return_column=arch.return_column,
         callee_saved=arch.callee_saved,
-        frame=frame,
+        frame=arch.frame,
         regs=regs,
         null_call=words if pushes else 0,
         ra_sign_state=arch.dwarf.get("ra_sign_state"),
+        canonical=canonical,
         user_mode=user_mode,
         call_code=arch.call_code,
     )

@@ -149,14 +149,18 @@ class Unwinder:
         if method in ("start", "regs") and self.target.user_mode(registers):
             return _Step(None)
         row, note = self._row(pc, interrupted, method, prefer_orc)
-        if row is None:
-            row, note = self._fallback(pc, registers, interrupted, memory, note)
-        if row is None or row.cfa is None:
-            return _Step(None, note=note)
         try:
-            return self._apply(row, registers, memory)
+            step = self._apply(row, registers, memory) if row is not None else _Step(None, note=note)
+            if row is not None and not self._lacks_sp(row, step):
+                return step
+            row, note = self._fallback(pc, registers, interrupted, memory, step.note)
+            return _Step(None, note=note) if row is None else self._apply(row, registers, memory)
         except BadFormat as error:
             return _Step(None, note=str(error))
+
+    def _lacks_sp(self, row: Row, step: _Step) -> bool:
+        """True where rules need the stack pointer, which a frame record had not told of this frame."""
+        return step.cfa is None and row.cfa is not None and self.target.frame.cfa is None
 
     # -- rows
 
@@ -213,7 +217,7 @@ class Unwinder:
         if called is not None:
             return called, ""
         frame_pointer = registers.get(self.target.fp)
-        row = None if frame_pointer is None else frame_row(self.target, frame_pointer)
+        row = None if frame_pointer is None else frame_row(self.target, frame_pointer, memory)
         if row is None or frame_pointer is None:
             return None, note or f"nothing tells how to unwind {pc:#x}"
         sp = registers.get(self.target.sp)

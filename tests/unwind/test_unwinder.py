@@ -284,7 +284,7 @@ def test_encoded_pt_regs() -> None:
     frames = trace(memory, code(Table({function(2): END})), start(function(5), r6=STACK + 0x101))
     assert frames[1].method == "regs" and frames[1].interrupted and frames[1].regs_address == STACK + 0x100
     assert frames[1].pc == function(2) and frames[1].registers.get(15) == 0x100
-    assert frame_row(replace(X86, regs=None), STACK + 0x101) is None
+    assert frame_row(replace(X86, regs=None), STACK + 0x101, BlockReader(memory, X86)) is None
 
 
 def test_big_endian_machine_with_a_link_register() -> None:
