@@ -268,7 +268,10 @@ def code_pointer(layout: KernelLayout) -> Callable[[int], int]:
 
 
 def switched_out(types: TypeLookup, memory: Memory, task: int) -> dict[int, int]:
-    """Registers of a task that is not on a CPU: cpu_switch_to() leaves them in its thread.cpu_context."""
+    """Registers of a task that is not on a CPU: cpu_switch_to() leaves them in its thread.cpu_context.
+
+    It returns to the pc there by way of x30.
+    """
     where = "thread.cpu_context"
     start, size = types.offset("struct task_struct", where), types.size("struct cpu_context")
     data = memory.read(task + start, size)
@@ -276,7 +279,7 @@ def switched_out(types: TypeLookup, memory: Memory, task: int) -> dict[int, int]
     for name, member in CPU_CONTEXT.items():
         at = types.offset("struct cpu_context", member)
         found[DWARF[name]] = int.from_bytes(data[at : at + 8], "little")
-    return found
+    return found | {DWARF["x30"]: found[DWARF["pc"]]}
 
 
 def task_stack_padding(symbols: SymbolLookup) -> int:

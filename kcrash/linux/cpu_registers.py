@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kcrash.errors import MemoryFault
-from kcrash.linux.cpus import online_cpus
+from kcrash.linux.cpus import online_cpus, present_cpus
 from kcrash.linux.tasks import current_tasks
 
 if TYPE_CHECKING:
@@ -67,10 +67,12 @@ def _parse(session: Session, data: bytes) -> tuple[int, dict[str, int]] | None:
 
 def _assign(session: Session, pids: list[int]) -> list[int]:
     """Which CPU each note is of. Notes come in order of CPU, but a CPU that did not stop left none:
-    then the pid in the note (of the task that it ran) tells."""
-    cpus = online_cpus(session)
-    if len(pids) >= len(cpus):
-        return cpus
+    then the pid in the note (of the task that it ran) tells. Those that stopped may have gone offline
+    (arm64's crash_smp_send_stop())."""
+    cpus = present_cpus(session)
+    for known in (online_cpus(session), cpus):
+        if len(pids) == len(known):
+            return known
     running = {cpu: _pid(session, task) for cpu, task in current_tasks(session).items()}
     assigned: list[int] = []
     for pid in pids:

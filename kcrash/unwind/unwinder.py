@@ -311,7 +311,7 @@ class Unwinder:
     def _caller(self, row: Row, found: Recovered, return_address: int) -> Registers:
         target = self.target
         if target.canonical is not None:
-            return_address = target.canonical(return_address)
+            return_address = found.values[row.return_column] = target.canonical(return_address)
         if self._fix_return is not None:
             return_address = self._fix_return(return_address, _slot(row, found.cfa))
         found.values[target.pc] = return_address

@@ -26,7 +26,8 @@ class Architecture:
     ``packages``: what the toolbox needs more; ``flags``: of the compiler for the workload;
     ``compat``: the prefix of the binutils that build the 32-bit process, "" where there is none;
     ``qemu``: the program and the machine's options; ``cpu``: its -cpu unless told;
-    ``memory``: MiB; ``console``: the device; ``capture``: whether a kexec'd kernel saves a dump;
+    ``memory``: MiB; ``console``: the device; ``capture``: whether a kexec'd kernel saves a dump,
+    ``broken_capture``: but of these versions;
     ``captured``: the forms that makedumpfile writes there; ``host_forms``: whether this
     machine's makedumpfile makes more of them.
     """
@@ -45,8 +46,13 @@ class Architecture:
     cpu: str = "max"
     memory: int = 768
     capture: bool = True
+    broken_capture: tuple[str, ...] = ()
     captured: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     host_forms: bool = False
+
+    def captures(self, version: str) -> bool:
+        """Whether a kernel of this version leaves a dump when it panics."""
+        return self.capture and version not in self.broken_capture
 
     @property
     def folder(self) -> str:
@@ -84,6 +90,7 @@ ARM64 = Architecture(
     ),
     flags=("-mbranch-protection=standard",),
     compat="arm-linux-gnueabihf",
+    broken_capture=("6.1",),  # kexec finds no _text there: /proc/vmcore is of nonsense size
 )
 
 ROWS = (

@@ -112,11 +112,11 @@ class Boot:
             ready = time.monotonic()
             if not self.scale:
                 _dump_stopped(guest, folder)
-            if self.kernel.arch.capture:
+            if self.kernel.captures:
                 guest.send("go")
                 guest.wait_end(SAVE_LIMIT)
         saved = reports(guest.console())
-        if self.kernel.arch.capture:
+        if self.kernel.captures:
             _take_saved(folder, saved, ["elf", *self.captured])
         total = time.monotonic() - started
         say(f"{self.name}: ready after {ready - started:.0f} s, saved after {total:.0f} s")

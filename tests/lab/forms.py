@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab import cache
-from tests.lab.architectures import CAPTURED, Architecture
+from tests.lab.architectures import CAPTURED
 from tests.lab.boots import QEMU_DUMPS
+from tests.lab.kernels import Kernel
 from tests.lab.toolbox import Toolbox
 
 READY, PANIC = "ready", "panic"
@@ -30,11 +31,12 @@ class Form:
     def by_boot(self) -> bool:
         return not self.options
 
-    def made_for(self, arch: Architecture) -> bool:
-        """Whether an architecture's dumps come in this form at all."""
+    def made_for(self, kernel: Kernel) -> bool:
+        """Whether a kernel's dumps come in this form at all."""
         if self.moment == READY:
             return True
-        return arch.capture and (self.by_boot or self.name in arch.captured or arch.host_forms)
+        arch = kernel.arch
+        return kernel.captures and (self.by_boot or self.name in arch.captured or arch.host_forms)
 
 
 def _made(name: str, *options: str, flat: bool = False) -> Form:
@@ -55,9 +57,9 @@ FORMS = {form.name: form for form in _ROWS}
 SCALE_FORMS = ("elf", "zlib-d31")
 
 
-def make(box: Toolbox, boot: Path, names: Iterable[str], arch: Architecture) -> dict[str, Path]:
+def make(box: Toolbox, boot: Path, names: Iterable[str], kernel: Kernel) -> dict[str, Path]:
     """The dumps of a boot in these forms, made when missing; without those that its QEMU cannot write."""
-    found = {name: _path(box, boot, FORMS[name]) for name in names if FORMS[name].made_for(arch)}
+    found = {name: _path(box, boot, FORMS[name]) for name in names if FORMS[name].made_for(kernel)}
     return {name: path for name, path in found.items() if path.exists()}
 
 

@@ -119,7 +119,7 @@ def first(kernel: Kernel, sysroot: Path, captured: Captured) -> bytes:
     for path in sorted(sysroot.rglob("*")):
         if path.is_file():
             archive.add_file(str(path.relative_to(sysroot)), path)
-    if kernel.arch.capture:
+    if kernel.captures:
         _add_tool(archive, kernel.arch, "kexec")
         archive.add_file("vmlinuz", kernel.image)
         archive.add("capture.gz", _capture(kernel, captured))

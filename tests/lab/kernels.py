@@ -33,6 +33,11 @@ class Kernel:
     folder: Path
     arch: Architecture = AMD64
 
+    @property
+    def captures(self) -> bool:
+        """Whether it leaves a dump when it panics."""
+        return self.arch.captures(self.version)
+
     def _one(self, *patterns: str) -> Path:
         for pattern in patterns:
             for path in sorted(self.folder.glob(pattern)):

@@ -114,7 +114,7 @@ def dumps(
     boot = _boot(version, scale, cpu, arch)
     box = toolbox(boot.kernel.arch)
     folder = boot.run(box)
-    return Dumps(boot.kernel, folder, forms.make(box, folder, wanted, boot.kernel.arch))
+    return Dumps(boot.kernel, folder, forms.make(box, folder, wanted, boot.kernel))
 
 
 def cached(version: str, *, scale: int = 0, cpu: str = "", arch: str = AMD64.name) -> bool:
