@@ -17,7 +17,7 @@ from tests.lab import cache, initrd
 from tests.lab.architectures import ARCHITECTURES, Architecture
 from tests.lab.kernels import CAPTURE_MODULES, Kernel
 from tests.lab.qemu import DISKS, Guest, GuestBroke, Machine, booted
-from tests.lab.toolbox import GUEST_PACKAGES, PACKAGES, Toolbox, versions
+from tests.lab.toolbox import PACKAGES, Toolbox, guest_packages, versions
 
 TRIES = 3
 READY_LIMIT = 240.0
@@ -36,10 +36,10 @@ MIB = 1 << 20
 
 def recipe(arch: Architecture) -> str:
     """The digest of what makes an architecture's dumps: code, this machine's and the guest's, and tools."""
-    here, own = Path(__file__).parent, initrd.GUEST / arch.folder
+    here = Path(__file__).parent
     code = [here / name for name in ("boots.py", "initrd.py", "libraries.py", "qemu.py")]
-    tools = (PACKAGES, GUEST_PACKAGES) if arch.cross else (PACKAGES, _compiler())
-    return cache.digest(arch, *tools, CAPTURE_MODULES, initrd.GUEST, own, own / "compat", *code)
+    tools = guest_packages(arch) if arch.cross else _compiler()
+    return cache.digest(arch, PACKAGES, tools, CAPTURE_MODULES, *initrd.sources(arch), *code)
 
 
 @functools.cache

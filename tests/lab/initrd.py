@@ -60,14 +60,20 @@ def _padded(data: bytes) -> bytes:
     return data + b"\0" * (-len(data) % 4)
 
 
+def sources(arch: Architecture) -> tuple[Path, ...]:
+    """Folders with the sources of all that runs in the guests of an architecture."""
+    own = GUEST / arch.folder
+    return GUEST, own, own / "compat"
+
+
 def build_workload(sysroot: Path, box: Toolbox, arch: Architecture) -> None:
     """Compiles the workload; lays it and its libraries out as the guest sees them."""
     target = sysroot / "bin" / "workload"
     target.parent.mkdir(parents=True)
     own = GUEST / arch.folder
-    sources = sorted([*GUEST.glob("*.c"), *own.glob("*.[cS]")])
+    code = sorted([*GUEST.glob("*.c"), *own.glob("*.[cS]")])
     includes = [f"-I{GUEST}", f"-I{own}"]
-    _tool(box, arch, "gcc", ["-g", "-O1", "-pthread", *arch.flags, *includes, "-o", target, *sources])
+    _tool(box, arch, "gcc", ["-g", "-O1", "-pthread", *arch.flags, *includes, "-o", target, *code])
     if arch.compat:
         _build_compat(box, arch, target.with_name("compat32"))
     _lay_out(sysroot, target, box, arch)

@@ -37,7 +37,8 @@ class Machine:
     def arguments(self, folder: Path, image: Path) -> list[str]:
         """QEMU's argv for a kernel image, with initrd.gz and the disks in folder."""
         drive = "if=virtio,format=raw,discard=unmap,detect-zeroes=unmap,cache=unsafe"
-        command_line = f"console={self.arch.console} crashkernel=256M panic_on_oops=1 {self.append}".strip()
+        reserved = "crashkernel=256M " if self.arch.capture else ""
+        command_line = f"console={self.arch.console} {reserved}panic_on_oops=1 {self.append}".strip()
         return [
             *(*self.arch.qemu, "-accel", "tcg,thread=multi", "-cpu", self.cpu),
             *("-smp", str(self.cpus), "-m", str(self.memory), "-no-reboot", "-display", "none"),

@@ -37,7 +37,7 @@ class Streams:
 def _name(kernel: kernels.Kernel) -> str:
     here = Path(__file__).parent
     code = [here / name for name in ("streams.py", "initrd.py", "qemu.py")]
-    made_of = (PACKAGES, MACHINE, kernel.release, kernel.package_version, initrd.GUEST, *code)
+    made_of = (PACKAGES, MACHINE, kernel.release, kernel.package_version, *initrd.sources(kernel.arch), *code)
     return f"streams/{kernel.version}-{cache.digest(*made_of)}"
 
 
@@ -61,8 +61,8 @@ def streams(version: str) -> Streams:
 
 def _make(box: Toolbox, kernel: kernels.Kernel, folder: Path) -> None:
     folder.mkdir()
-    initrd.build_workload(folder / "root")
-    (folder / "initrd.gz").write_bytes(initrd.first(kernel, box, folder / "root", {}))
+    initrd.build_workload(folder / "root", box, kernel.arch)
+    (folder / "initrd.gz").write_bytes(initrd.first(kernel, folder / "root", {}))
     _retry(lambda: _boot(box, kernel, folder))
     for name in ("initrd.gz", "qmp", "root", *DISKS):
         cache.remove(folder / name)

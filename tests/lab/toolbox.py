@@ -34,8 +34,6 @@ PACKAGES = (
     "zstd",
 )
 
-GUEST_PACKAGES = ("busybox-static", "kexec-tools", "makedumpfile")
-
 # In a mount namespace of its own: a fresh root with the toolbox's /usr and /etc, this machine's /dev and
 # /proc, and every path of the list where it is outside. All of it goes when the command ends. A path that is
 # there already is left alone: making its mount point would empty the file.
@@ -146,8 +144,14 @@ def guest_root(arch: Architecture) -> Path:
     """A folder with the programs that run in the guests, made when missing."""
     if not arch.cross:
         return toolbox().root
-    name = f"guest-tools-{arch.debian}-{cache.digest(SUITE, GUEST_PACKAGES)}"
-    return cache.keep(name, lambda root: _unpack_all(root, apt.Suite(SUITE, arch.debian), GUEST_PACKAGES))
+    packages = guest_packages(arch)
+    name = f"guest-tools-{arch.debian}-{cache.digest(SUITE, packages)}"
+    return cache.keep(name, lambda root: _unpack_all(root, apt.Suite(SUITE, arch.debian), packages))
+
+
+def guest_packages(arch: Architecture) -> tuple[str, ...]:
+    """What guests run that this machine cannot."""
+    return ("busybox-static", *(("kexec-tools", "makedumpfile") if arch.capture else ()))
 
 
 def program(root: Path, name: str) -> Path:
