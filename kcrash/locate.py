@@ -13,6 +13,7 @@ from typing import NamedTuple
 from kcrash.arch import find_arch, find_arch_by_machine, find_arch_by_prstatus
 from kcrash.arch.base import Arch, KernelLayout, Paging
 from kcrash.dump.base import Dump
+from kcrash.dump.notes import NT_PRSTATUS
 from kcrash.dump.scan import vmcoreinfo_candidates
 from kcrash.dump.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
 from kcrash.errors import CorruptData, KcrashError, MemoryFault
@@ -20,8 +21,6 @@ from kcrash.memory.space import PagedSpace, PhysicalSpace
 from kcrash.symbols.elffile import ElfFile
 from kcrash.symbols.kallsyms import KallsymsSymbols, kallsyms_of_vmcoreinfo
 from kcrash.symbols.table import ElfSymbols
-
-NT_PRSTATUS = 1  # include/uapi/linux/elf.h
 
 #: ``(what is being done, steps done, steps in all)``.
 Progress = Callable[[str, int, int], None]

@@ -15,6 +15,7 @@ from kcrash.arch.base import (
     Entry,
     EntryKind,
     FrameLayout,
+    FrameStyle,
     KernelLayout,
     Level,
     LinearRange,
@@ -378,6 +379,7 @@ ARM64 = register_arch(
         stacks=stacks,
         format_registers=format_registers,
         frame=FrameLayout(saved_fp=0, return_address=8, cfa=None, regs_record="stackframe"),
+        frame_style=FrameStyle(at_frame_pointer=True, call_bytes=4, numbered=True),
         code_pointer=code_pointer,
     )
 )

@@ -156,6 +156,20 @@ class FrameLayout:
     regs_record: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class FrameStyle:
+    """How crash shows the frames of an architecture.
+
+    ``at_frame_pointer``: in brackets stands the frame pointer, not where the return address is;
+    ``call_bytes``: of the call in front of a return address, which is shown in its place; 0 for neither;
+    ``numbered``: interrupted frames have a number of their own, else their registers stand for them.
+    """
+
+    at_frame_pointer: bool = False
+    call_bytes: int = 0
+    numbered: bool = False
+
+
 class StackRange(NamedTuple):
     """A kernel stack ``[low, high)``; ``name`` as crash prints it ("NMI exception", "IRQ")."""
 
@@ -220,6 +234,7 @@ class Arch:
     saved_registers: Callable[[Mapping[str, int]], bool]
     stacks: Callable[[Any], list[StackRange]]
     format_registers: Callable[[Mapping[str, int | None], Callable[[int], str]], list[str]]
+    frame_style: FrameStyle = FrameStyle()
     stop_functions: tuple[str, ...] = ()
     code_pointer: Callable[[KernelLayout], Callable[[int], int]] | None = None
     call_code: CallCode | None = None

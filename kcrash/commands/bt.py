@@ -161,7 +161,7 @@ def _order(session: Session) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """A frame as it is numbered: ``slot``: where its pc was read."""
+    """A frame as it is numbered: ``slot``: where its pc was read, or its frame pointer."""
 
     number: int
     frame: Frame
@@ -178,6 +178,7 @@ class _Style:
         self.radix = context.settings.radix
         self.word = session.arch.word_bytes
         self.sp = session.arch.dwarf[session.arch.sp]
+        self.shape = session.arch.frame_style
 
     def show(self, task: Task) -> Iterator[Item]:
         """The items of one task."""
@@ -215,9 +216,10 @@ class _Style:
             here = self._stack_name(frame)
             switched = stack is not None and here is not None and here != stack
             if index == 0 and frame.interrupted and self.args.I is None:
-                yield from self._cpu_registers(task, frame)
                 stack = here
-                continue
+                if self._user(frame) or not self.shape.numbered:
+                    yield from self._cpu_registers(task)
+                    continue
             if frame.regs_address is not None:
                 yield from self._saved_registers(task, frame)
                 if self._user(frame):
@@ -225,13 +227,19 @@ class _Style:
             if switched and stack is not None and stack != "task":
                 yield Text(f"--- <{stack} stack> ---", {"stack": stack}, kind="stack")
             stack = here or stack
-            if frame.regs_address is not None and not switched:
+            if frame.regs_address is not None and not switched and not self.shape.numbered:
                 continue
-            slot = (frame.registers.get(self.sp) or 0) - (0 if frame.interrupted else self.word)
-            yield from self._numbered(task, _Shown(number, frame, slot), found[index + 1 : index + 2])
+            shown = _Shown(number, frame, self._slot(frame))
+            yield from self._numbered(task, shown, found[index + 1 : index + 2])
             number += 1
             if frame.note:
                 yield Fault(f"the trace ends here: {frame.note}", task_data(task))
+
+    def _slot(self, frame: Frame) -> int:
+        """What stands in brackets."""
+        if self.shape.at_frame_pointer:
+            return frame.registers.get(self.session.arch.dwarf[self.session.arch.fp]) or 0
+        return (frame.registers.get(self.sp) or 0) - (0 if frame.interrupted else self.word)
 
     def _user(self, frame: Frame) -> bool:
         named = {
@@ -247,7 +255,7 @@ class _Style:
     def _numbered(self, task: Task, shown: _Shown, following: list[Frame]) -> Iterator[Item]:
         frame = shown.frame
         name, symbol, offset, module = self._name(frame)
-        pc = frame.pc if frame.pc is not None else 0
+        pc = (frame.pc or 0) - (0 if frame.interrupted or not frame.pc else self.shape.call_bytes)
         line = self.session.line_of(pc) if self.args.l else None
         data: dict[str, object] = {
             **task_data(task),
@@ -277,7 +285,8 @@ class _Style:
         found = self.session.symbols.at(frame.lookup_pc)
         if found is None:
             return "(unknown)" if frame.pc else "0", None, 0, ""
-        symbol, offset = found[0], frame.pc - found[0].address
+        shown = frame.pc - (0 if frame.interrupted else self.shape.call_bytes)
+        symbol, offset = found[0], shown - found[0].address
         shift = self._shift(offset) if self.args.s else ""
         return symbol.name + shift, symbol.name, offset, symbol.module
 
@@ -301,7 +310,7 @@ class _Style:
         }
         return Record("registers", data, lines)
 
-    def _cpu_registers(self, task: Task, frame: Frame) -> Iterator[Item]:
+    def _cpu_registers(self, task: Task) -> Iterator[Item]:
         """The registers that the dump has of the CPU that runs the task."""
         registers = dict(cpu_registers(self.session)[task.cpu].registers)
         registers.pop("orig_rax", None)  # of the last entry to the kernel, if of anything
@@ -319,15 +328,20 @@ class _Style:
 
     def _frame_words(self, slot: int, following: list[Frame]) -> list[tuple[int, int]]:
         """The words above the slot up to the next frame's slot; none for the last frame."""
-        if not following:
+        if not following or (self.shape.at_frame_pointer and following[0].regs_address is not None):
             return []
-        end = (following[0].registers.get(self.sp) or 0) - self.word
-        if following[0].regs_address is not None:
-            end = following[0].regs_address - self.word
+        end = self._slot(following[0]) if self.shape.at_frame_pointer else self._below(following[0])
+        start = slot if self.shape.at_frame_pointer else slot + self.word
         size = end - slot
         if not 0 < size <= 1 << 16:
             return []
-        return self._words(slot + self.word, size)
+        return self._words(start, size)
+
+    def _below(self, frame: Frame) -> int:
+        """The last word below a frame and its registers."""
+        if frame.regs_address is not None:
+            return frame.regs_address - self.word
+        return (frame.registers.get(self.sp) or 0) - self.word
 
     def _words(self, address: int, size: int) -> list[tuple[int, int]]:
         data = readable(self.session, address, size // self.word * self.word) or b""

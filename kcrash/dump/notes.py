@@ -13,6 +13,8 @@ from typing import NamedTuple
 from kcrash.dump.base import Note
 from kcrash.dump.source import Source
 
+NT_PRSTATUS = 1  # include/uapi/linux/elf.h
+
 MAX_NAME = 256
 MAX_WHOLE = 1 << 20  # note data up to this size is read at once
 MAX_TOTAL = 1 << 28  # descriptor bytes kept in all; device dumps (NT_VMCOREDD) can be large

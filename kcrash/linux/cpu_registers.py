@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kcrash.dump.notes import NT_PRSTATUS
 from kcrash.errors import MemoryFault
 from kcrash.linux.cpus import online_cpus, present_cpus
 from kcrash.linux.tasks import current_tasks
 
 if TYPE_CHECKING:
     from kcrash.session import Session
-
-NT_PRSTATUS = 1
 
 
 @dataclass(frozen=True, slots=True)

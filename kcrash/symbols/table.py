@@ -179,9 +179,9 @@ class ElfSymbols:
 
     @cached_property
     def _fixed_below(self) -> int:
-        """Values below the image are offsets (per-CPU data linked at 0) or constants."""
-        text = self.elf.sections.get(".text")
-        return text.addr if text else 0
+        """Values below the image's first code are offsets (per-CPU data linked at 0) or constants."""
+        code = SHF_ALLOC | SHF_EXECINSTR
+        return min((s.addr for s in self.elf.section_list if s.flags & code == code), default=0)
 
     def _letter(self, info: int, section: int) -> str:
         """nm's letter for a symbol of that st_info in that section."""
@@ -222,7 +222,7 @@ class ElfSymbols:
         usable = len(self._table) // self._record.size * self._record.size
         rows = np.frombuffer(self._table[:usable], dtype=np.dtype(fields))
         kind = rows["info"] & 15
-        named = (rows["name"] != 0) & (kind != STT_SECTION)
+        named = self._names_something(rows["name"]) & (kind != STT_SECTION)
         # Sections count as symbols behind the start of the image, as crash has it.
         section = (kind == STT_SECTION) & (rows["value"] > self._fixed_below)
         wanted = (rows["shndx"] != SHN_UNDEF) & (kind != STT_FILE) & (named | section)
@@ -233,6 +233,15 @@ class ElfSymbols:
         values = np.where(values >= self._fixed_below, values + np.uint64(self.bias & (1 << 64) - 1), values)
         by_address = np.argsort(values, kind="stable")
         return values[by_address], indices[by_address]
+
+    def _names_something(self, names: NDArray[np.uint32]) -> NDArray[np.bool_]:
+        """Which st_name are names: not those that mark where code and data begin ("$x", "$d": "ELF for
+        the Arm 64-bit Architecture", 5.5.2; is_mapping_symbol() in include/linux/module_symbol.h)."""
+        import numpy as np
+
+        first = np.frombuffer(self._strings or b"\0", "u1")[np.minimum(names, max(len(self._strings) - 1, 0))]
+        named: NDArray[np.bool_] = (names != 0) & (first != ord("$"))
+        return named
 
     def _numbered(self, number: int) -> Symbol:
         fields = self._record.unpack_from(self._table, number * self._record.size)

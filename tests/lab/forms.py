@@ -19,7 +19,7 @@ READY, PANIC = "ready", "panic"
 class Form:
     """How a dump is written: by the boot itself, or by makedumpfile with options from the raw ELF dump.
 
-    Those of architectures.CAPTURED makedumpfile wrote in the capture kernel: the boot laid them where they belong.
+    Those of an architecture's `captured` makedumpfile wrote in the capture kernel: the boot laid them there.
     """
 
     name: str
