@@ -10,16 +10,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from itertools import count
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kcrash.arch.base import Entry, EntryKind, LinearRange, Paging
-from kcrash.errors import FaultReason, MemoryFault
+from kcrash.errors import CorruptData, FaultReason, MemoryFault
 
 if TYPE_CHECKING:
     from kcrash.dump.base import Dump
 
 MAX_TABLES = 4096  # page-table pages kept per space: 16 MiB
+MAX_WALKED = 1 << 17  # tables that one runs() looks at: 256 GiB mapped by 4 KiB pages, far more by larger
 STRING_CHUNK = 256
 
 
@@ -297,13 +299,16 @@ class PagedSpace(AddressSpace):
 
         Holes are runs with ``physical`` None; pages whose table is not in the
         dump count as holes with value 0. Swap entries are runs of one page.
+        Raises CorruptData for tables without end (some that refer to themselves).
         """
         if self.top is not None:
-            yield from _merge(self._leaves(self.top, 0, start, end))
+            yield from _merge(self._leaves(self.top, 0, start, end, count()))
 
-    def _leaves(self, table: int, number: int, start: int, end: int) -> Iterator[Run]:
+    def _leaves(self, table: int, number: int, start: int, end: int, walked: Iterator[int]) -> Iterator[Run]:
         level = self.paging.levels[number]
         span = 1 << level.shift
+        if next(walked) > MAX_WALKED:
+            raise CorruptData(f"{self.name}: more page tables than any machine has")
         try:
             entries = self._table(table, number)
         except MemoryFault:
@@ -315,7 +320,7 @@ class PagedSpace(AddressSpace):
             value = entries[position >> level.shift & (1 << level.bits) - 1]
             entry = self.paging.decode(value, number)
             if entry.kind is EntryKind.TABLE:
-                yield from self._leaves(entry.address, number + 1, position, stop)
+                yield from self._leaves(entry.address, number + 1, position, stop, walked)
             elif entry.kind is EntryKind.LEAF:
                 yield Run(position, stop - position, entry.address + position % span, value, span)
             else:
