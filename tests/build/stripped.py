@@ -36,7 +36,7 @@ def _elf_notes(head: bytearray) -> Iterator[tuple[int, int]]:
             yield offset, size
 
 
-def _segments(head: bytes) -> Iterator[tuple[int, int, int, int]]:
+def _segments(head: bytes | bytearray) -> Iterator[tuple[int, int, int, int]]:
     """``(type, file offset, physical address, bytes in the file)`` of each segment."""
     table, count = unpack_from("<Q", head, 32)[0], unpack_from("<H", head, 56)[0]
     for number in range(count):
