@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kcrash.arch.base import StackRange
+from kcrash.commands._source import call_lines, functions_at, functions_data
 from kcrash.commands._tasks import TASKS, context_task, header_item, per_task, task_data
+from kcrash.commands._variables import VariableStyle
 from kcrash.commands.base import (
     RADIX,
     Arguments,
@@ -39,7 +41,7 @@ from kcrash.linux.stack import (
 )
 from kcrash.linux.tasks import Task, panic_task, task_table
 from kcrash.output import Address
-from kcrash.session import Session
+from kcrash.session import Session, SourceLine
 from kcrash.unwind.registers import Registers
 from kcrash.unwind.unwinder import Frame
 
@@ -61,7 +63,8 @@ MAX_TEXT_WORDS = 1 << 16
                   Flag("-e", "exception frames on the stack"),
                   Flag("-E", "exception frames on the CPUs' stacks for interrupts and exceptions"),
                   Flag("-v", "tasks whose stack has overflowed")),
-        Flag("-l", "the line of source of each frame"),
+        Flag("-l", "the line of source of each frame, and the functions inlined there"),
+        Flag("-V", "the parameters and locals of each frame's functions, with their values"),
         Flag("-f", "the words of each frame"),
         Flag("-F", "the words of each frame, as symbols where they are addresses of one", count=True),
         Flag("-s", "offsets into the functions"),
@@ -74,9 +77,10 @@ MAX_TEXT_WORDS = 1 << 16
     ],
     description="Shows the frames of the context task, or of those named. The address in brackets is where "
     "the return address stands; registers are shown where the kernel saved all of them: at exceptions and "
-    "at the border to user space.",
+    "at the border to user space. The line of source that -l shows first is that of the address that a call "
+    "returns to, as crash has it; the lines with (in), (inlined) and (inlined in) tell where the call is.",
     examples=[("The context task:", "bt"), ("What every CPU was doing, with lines of source:", "bt -al"),
-              ("All tasks:", "foreach bt")],
+              ("What the functions were called with:", "bt -V"), ("All tasks:", "foreach bt")],
 )  # fmt: skip
 def bt(context: Context, args: Arguments) -> Iterator[Item]:
     """See the command's help."""
@@ -177,6 +181,7 @@ class _Style:
         self.hexadecimal = context.radix(args) == 16
         self.radix = context.settings.radix
         self.word = session.arch.word_bytes
+        self.variables = VariableStyle(context, context.radix(args))
         self.sp = session.arch.dwarf[session.arch.sp]
         self.shape = session.arch.frame_style
 
@@ -230,7 +235,7 @@ class _Style:
             if frame.regs_address is not None and not switched and not self.shape.numbered:
                 continue
             shown = _Shown(number, frame, self._slot(frame))
-            yield from self._numbered(task, shown, found[index + 1 : index + 2])
+            yield from self._numbered(task, shown, found, index)
             number += 1
             if frame.note:
                 yield Fault(f"the trace ends here: {frame.note}", task_data(task))
@@ -252,7 +257,7 @@ class _Style:
         stack = stack_at(self.session, sp - 1) if sp else None
         return stack.name if stack else None
 
-    def _numbered(self, task: Task, shown: _Shown, following: list[Frame]) -> Iterator[Item]:
+    def _numbered(self, task: Task, shown: _Shown, found: list[Frame], index: int) -> Iterator[Item]:
         frame = shown.frame
         name, symbol, offset, module = self._name(frame)
         pc = (frame.pc or 0) - (0 if frame.interrupted or not frame.pc else self.shape.call_bytes)
@@ -272,11 +277,25 @@ class _Style:
         if line is not None:
             data |= {"file": line.file, "line": line.line}
             lines.append(f"    {line.file}: {line.line}")
+        if self.args.l or self.args.V:
+            data["functions"], more = self._functions(found, index, line)
+            lines += more
         if self.args.f or self.args.F:
-            words = self._frame_words(shown.slot, following)
+            words = self._frame_words(shown.slot, found[index + 1 : index + 2])
             data["words"] = [Address(value) for _address, value in words]
             lines += self._dump(words, symbolic=bool(self.args.F))
         yield Record("frame", data, lines)
+
+    def _functions(
+        self, found: list[Frame], index: int, line: SourceLine | None
+    ) -> tuple[list[dict[str, object]], list[str]]:
+        """``(data, lines)`` of the functions that a frame is in: with -V their variables, too."""
+        if self.args.V:
+            described = self.variables.of_frame(found, index)
+            texts = (one.lines(alone=len(described) == 1) for one in described)
+            return [one.data for one in described], [text for lines in texts for text in lines]
+        functions = functions_at(self.session, found[index].lookup_pc or 0)
+        return functions_data(functions), call_lines(functions, line)
 
     def _name(self, frame: Frame) -> tuple[str, str | None, int, str]:
         """``(text, symbol, offset, module)`` of a frame's code."""

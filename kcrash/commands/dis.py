@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from kcrash.commands._addresses import parse_address, parse_number
+from kcrash.commands._source import Function, functions_at, functions_data, inlined_below
 from kcrash.commands.base import (
     RADIX,
     Arg,
@@ -34,7 +35,7 @@ from kcrash.session import Session, SourceLine
             Flag("-r", "from the start of the routine to the address"),
             Flag("-f", "from the address to the end of the routine"),
         ),
-        Flag("-l", "the line of source over the instructions that it made"),
+        Flag("-l", "the line of source over the instructions that it made, and the functions inlined there"),
         Flag("-u", "the address is the context task's"),
         Flag("-s", "where the source of the routine is"),
         Flag("-U", "as the decoder has it", hidden=True),
@@ -59,14 +60,18 @@ def dis(context: Context, args: Arguments) -> Iterator[Item]:
     start, end, count = _extent(session, args, address)
     hexadecimal = context.radix(args) == 16
     shown: SourceLine | None = None
+    inlined: list[str] = []
     try:
         wanted = (one for one in instructions(session, space, start, end) if args.r or one.address >= address)
         for instruction in islice(wanted, count):
             line = session.line_of(instruction.address) if args.l else None
+            functions = functions_at(session, instruction.address) if args.l else ()
             if line is not None and line != shown:
                 shown = line
                 yield Text(f"{line.file}: {line.line}", layout=True)
-            yield _record(session, instruction, hexadecimal, line)
+            if inlined != (inlined := inlined_below(functions)):
+                yield from (Text(text, layout=True) for text in inlined)
+            yield _record(session, instruction, hexadecimal, line, functions)
             if args.r and instruction.address >= address:
                 return
     except KcrashError as error:
@@ -111,7 +116,13 @@ def _label(session: Session, address: int, hexadecimal: bool) -> str:
     return f"<{found[0].name}{shift if offset else ''}>"
 
 
-def _record(session: Session, made: Instruction, hexadecimal: bool, line: SourceLine | None) -> Item:
+def _record(
+    session: Session,
+    made: Instruction,
+    hexadecimal: bool,
+    line: SourceLine | None,
+    functions: Sequence[Function],
+) -> Item:
     label = _label(session, made.address, hexadecimal)
     where = f"{made.address:#x} {label}:" if label else f"{made.address:#x}:"
     code = f"{made.mnemonic:<6} {made.operands}".rstrip()
@@ -130,4 +141,6 @@ def _record(session: Session, made: Instruction, hexadecimal: bool, line: Source
             code += f"        # {made.target:#x} {target}".rstrip()
     if line is not None:
         data |= {"file": line.file, "line": line.line}
+    if functions:
+        data["functions"] = functions_data(functions)
     return Record("instruction", data, f"{where}\t{code}")

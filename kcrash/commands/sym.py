@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kcrash.commands._addresses import not_found
+from kcrash.commands._source import functions_at, functions_data, inlined_below
 from kcrash.commands.base import (
     Arguments,
     CommandError,
@@ -39,7 +40,7 @@ from kcrash.symbols.table import Symbol
         Rest("what", "a name or a hexadecimal address", "symbol | vaddr", completes="symbol"),
     ],
     description="Shows a symbol's address, nm's letter for its kind, its module, and the line of source "
-    "that it comes from where the debuginfo tells.",
+    "that it comes from, with the functions inlined there, where the debuginfo tells.",
     examples=[
         ("By name:", "sym jiffies"),
         ("By address:", "sym ffffffff810a2f34"),
@@ -113,7 +114,7 @@ def _plain(symbol: Symbol, *, show_module: bool = True) -> Item:
     return _record(symbol, 0, "", show_module)
 
 
-def _record(symbol: Symbol, offset: int, line: str, show_module: bool = True, radix: int = 10) -> Item:
+def _record(symbol: Symbol, offset: int, line: str, show_module: bool = True, radix: int = 10) -> Record:
     data: dict[str, object] = {
         "address": Address(symbol.address + offset),
         "type": symbol.type,
@@ -168,7 +169,15 @@ def _with_neighbours(session: Session, symbol: Symbol, offset: int, args: Argume
 
 def _located(session: Session, symbol: Symbol, offset: int) -> Item:
     is_code = symbol.type in "tTwW"
-    return _record(symbol, offset, source_line(session, symbol.address + offset) if is_code else "")
+    address = symbol.address + offset
+    functions = functions_at(session, address) if is_code else ()
+    found = _record(symbol, offset, source_line(session, address) if is_code else "")
+    lines = inlined_below(functions)
+    if not lines:
+        return found
+    return Record(
+        found.kind, {**found.data, "functions": functions_data(functions)}, [str(found.text), *lines]
+    )
 
 
 def source_line(session: Session, address: int) -> str:

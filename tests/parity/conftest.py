@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 KERNELS = tuple(os.environ.get("KCRASH_LAB_KERNELS", "6.1,6.12").split(","))
 ALL_KERNELS = KERNELS if "KCRASH_LAB_KERNELS" in os.environ else tuple(kernels.SUITES)
 FORMS = ("elf", "qemu-elf", "qemu-zlib", "zlib-d1", "zstd-d31")
+BEYOND_CRASH = ("(inlined) ", "(inlined in) ", "(in) ")
 MARK = 7777000000  # eval prints it between the commands, in four lines
 
 
@@ -61,9 +62,9 @@ def _forms() -> tuple[str, ...]:
 
 
 def normal(text: str) -> list[str]:
-    """Lines with single blanks, blank ones dropped."""
+    """Lines with single blanks; without blank ones, and those that tell of inlining: crash has none."""
     squeezed = (" ".join(line.split()) for line in text.splitlines())
-    return [line for line in squeezed if line]
+    return [line for line in squeezed if line and not line.startswith(BEYOND_CRASH)]
 
 
 def diff(theirs: list[str], ours: list[str]) -> str:

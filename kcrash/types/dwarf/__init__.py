@@ -8,7 +8,8 @@ to end to answer one question, except to search it for a few bytes.
 from __future__ import annotations
 
 from kcrash.types.dwarf.line import LineInfo
-from kcrash.types.dwarf.scopes import Frame, FunctionInfo
+from kcrash.types.dwarf.scopes import Frame, FrameScope, FunctionInfo
 from kcrash.types.dwarf.source import DwarfSource
+from kcrash.types.dwarf.variables import CallSite, Variable
 
-__all__ = ["DwarfSource", "Frame", "FunctionInfo", "LineInfo"]
+__all__ = ["CallSite", "DwarfSource", "Frame", "FrameScope", "FunctionInfo", "LineInfo", "Variable"]

@@ -33,6 +33,10 @@ DW_TAG_namespace = 0x39
 DW_TAG_unspecified_type = 0x3B
 DW_TAG_rvalue_reference_type = 0x42
 DW_TAG_atomic_type = 0x47
+DW_TAG_call_site = 0x48
+DW_TAG_call_site_parameter = 0x49
+DW_TAG_GNU_call_site = 0x4109
+DW_TAG_GNU_call_site_parameter = 0x410A
 
 # Attributes (section 7.5.4, table 7.5).
 DW_AT_sibling = 0x01
@@ -54,6 +58,7 @@ DW_AT_data_member_location = 0x38
 DW_AT_declaration = 0x3C
 DW_AT_encoding = 0x3E
 DW_AT_external = 0x3F
+DW_AT_frame_base = 0x40
 DW_AT_specification = 0x47
 DW_AT_type = 0x49
 DW_AT_entry_pc = 0x52
@@ -65,6 +70,13 @@ DW_AT_data_bit_offset = 0x6B
 DW_AT_str_offsets_base = 0x72
 DW_AT_addr_base = 0x73
 DW_AT_rnglists_base = 0x74
+DW_AT_call_return_pc = 0x7D
+DW_AT_call_value = 0x7E
+DW_AT_call_origin = 0x7F
+DW_AT_call_target = 0x83
+DW_AT_loclists_base = 0x8C
+DW_AT_GNU_call_site_value = 0x2111
+DW_AT_GNU_call_site_target = 0x2113
 
 # Forms (section 7.5.6, table 7.6; the GNU ones from binutils include/dwarf2.def).
 DW_FORM_addr = 0x01
@@ -132,3 +144,6 @@ DW_LNCT_path, DW_LNCT_directory_index = 1, 2
 # Range list entries (section 7.25).
 DW_RLE_end_of_list, DW_RLE_base_addressx, DW_RLE_startx_endx, DW_RLE_startx_length = range(4)
 DW_RLE_offset_pair, DW_RLE_base_address, DW_RLE_start_end, DW_RLE_start_length = range(4, 8)
+
+# Location list entries (section 7.7.3): numbered as those of range lists, but for one in between.
+DW_LLE_default_location = 5

@@ -96,7 +96,7 @@ class Unit:
         if isinstance(found, int):
             return found
         header = 8 if self.layout.offset_size == 4 else 16
-        return header + 4 if attribute == dw.DW_AT_rnglists_base else header
+        return header + 4 if attribute in (dw.DW_AT_rnglists_base, dw.DW_AT_loclists_base) else header
 
 
 class Die:

@@ -46,7 +46,7 @@ def _listed(die: Die) -> list[Range]:
     if unit.layout.version < 5:
         return _old_list(unit, value, base)
     if die.abbrev.forms[dw.DW_AT_ranges] == dw.DW_FORM_rnglistx:
-        value = _list_offset(unit, value)
+        value = list_offset(unit, value, dw.DW_AT_rnglists_base, ".debug_rnglists")
     return _new_list(unit, value, base)
 
 
@@ -69,18 +69,18 @@ def _old_list(unit: Unit, position: int, base: int) -> list[Range]:
     raise Malformed("a range list without end")
 
 
-def _list_offset(unit: Unit, index: int) -> int:
-    """Where the list ``index`` of the unit's table of lists starts."""
-    base = unit.base(dw.DW_AT_rnglists_base)
+def list_offset(unit: Unit, index: int, attribute: int, section: str) -> int:
+    """Where the list ``index`` of the unit's table of lists starts; ``attribute``: tells where that is."""
+    base = unit.base(attribute)
     width = {4: "I", 8: "Q"}[unit.layout.offset_size]
-    data = unit.info.sections[".debug_rnglists"]
+    data = unit.info.sections[section]
     offset: int = struct.unpack_from(unit.info.order + width, data, base + index * unit.layout.offset_size)[0]
     return base + offset
 
 
 def _new_list(unit: Unit, position: int, base: int) -> list[Range]:
     found: list[Range] = []
-    reader = _ListReader(unit, position)
+    reader = ListReader(unit, position, ".debug_rnglists")
     while len(found) < _MAX_RANGES:
         kind = reader.byte()
         if kind == dw.DW_RLE_end_of_list:
@@ -94,26 +94,35 @@ def _new_list(unit: Unit, position: int, base: int) -> list[Range]:
     raise Malformed("a range list without end")
 
 
-class _ListReader:
-    """The operands of a DWARF 5 range list."""
+class ListReader:
+    """The operands of a DWARF 5 range or location list."""
 
-    def __init__(self, unit: Unit, position: int) -> None:
+    def __init__(self, unit: Unit, position: int, section: str) -> None:
         self.unit = unit
-        self.data = unit.info.sections[".debug_rnglists"]
+        self.data = unit.info.sections[section]
         self.position = position
 
     def byte(self) -> int:
+        """One byte: the kind of an entry."""
         self.position += 1
         return self.data[self.position - 1]
 
     def number(self) -> int:
+        """An unsigned LEB128."""
         value, self.position = uleb(self.data, self.position)
         return value
 
     def indexed(self) -> int:
+        """An address out of .debug_addr."""
         return self.unit.info.indexed_address(self.unit, self.number())
 
+    def block(self, size: int) -> memoryview:
+        """So many bytes."""
+        self.position += size
+        return self.data[self.position - size : self.position]
+
     def address(self) -> int:
+        """An address that stands here."""
         size = self.unit.layout.address_size
         code = self.unit.info.order + {2: "H", 4: "I", 8: "Q"}[size]
         value: int = struct.unpack_from(code, self.data, self.position)[0]
@@ -121,6 +130,7 @@ class _ListReader:
         return value
 
     def bounds(self, kind: int, base: int) -> Range:
+        """The bounds of an entry; ``kind``: DW_RLE_*. Raises Malformed."""
         if kind == dw.DW_RLE_offset_pair:
             return base + self.number(), base + self.number()
         if kind == dw.DW_RLE_startx_endx:

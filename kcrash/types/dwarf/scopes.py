@@ -12,6 +12,7 @@ from kcrash.types.dwarf.convert import Converter, inherited
 from kcrash.types.dwarf.info import DebugInfo, Die, Unit
 from kcrash.types.dwarf.line import LineInfo, LineTables
 from kcrash.types.dwarf.ranges import AddressMap, covers, ranges_of
+from kcrash.types.dwarf.variables import CallSite, Variable, call_site, location_at, variables_of
 from kcrash.types.model import Parameter
 
 _MAX_DEPTH = 256
@@ -28,6 +29,13 @@ class Frame(NamedTuple):
     file: str
     line: int
     inlined: bool
+
+
+class FrameScope(NamedTuple):
+    """A function at an address, and the variables in sight there: parameters and outer ones first."""
+
+    frame: Frame
+    variables: list[Variable]
 
 
 class FunctionInfo(NamedTuple):
@@ -92,31 +100,57 @@ class Scopes:
 
     def inline_frames(self, address: int) -> list[Frame]:
         """The functions at an address, the innermost first; empty if none is known. Raises Malformed."""
+        return [frame for frame, _scopes in self._frames(address)]
+
+    def frame_scopes(self, address: int) -> list[FrameScope]:
+        """As inline_frames(), with the variables of each function. Raises Malformed."""
+        return [
+            FrameScope(frame, [v for scope in scopes for v in variables_of(scope, address, self.converter)])
+            for frame, scopes in self._frames(address)
+        ]
+
+    def _frames(self, address: int) -> list[tuple[Frame, list[Die]]]:
+        """Each function, the innermost first, with its DIE and the blocks around the address in it."""
         unit = self.addresses.unit(address)
         found = self._function(unit, address) if unit else None
         if unit is None or found is None:
             return []
         table = self.lines.of(unit)
         place = (table.find(address, last_row=True) if table else None) or LineInfo("", 0)
-        frames: list[Frame] = []
-        for die in reversed(self._inlined(found[2], address)):
-            frames.append(Frame(inherited(die, dw.DW_AT_name).name, place.file, place.line, True))
+        frames: list[tuple[Frame, list[Die]]] = []
+        for scopes in reversed(self._chain(found[2], address)):
+            die = scopes[0]
+            inlined = die.tag == dw.DW_TAG_inlined_subroutine
+            name = inherited(die, dw.DW_AT_name).name
+            frames.append((Frame(name, place.file, place.line, inlined), scopes))
             number = die.number(dw.DW_AT_call_file)
             file = table.file_name(number) if table and number is not None else ""
             place = LineInfo(file, die.number(dw.DW_AT_call_line) or 0)
-        frames.append(Frame(inherited(found[2], dw.DW_AT_name).name, place.file, place.line, False))
         return frames
 
-    def _inlined(self, function: Die, address: int) -> list[Die]:
-        """The DW_TAG_inlined_subroutine DIEs around an address, the outermost first."""
-        chain: list[Die] = []
+    def call_site(self, address: int) -> CallSite | None:
+        """The call that returns to an address; None if it is not described. Raises Malformed."""
+        unit = self.addresses.unit(address - 1)
+        found = self._function(unit, address - 1) if unit else None
+        return call_site(found[2], address) if found else None
+
+    def frame_base(self, address: int) -> bytes | None:
+        """The expression of the frame base of the function at an address (DWARF 5, section 3.3.5)."""
+        unit = self.addresses.unit(address)
+        found = self._function(unit, address) if unit else None
+        return location_at(found[2], dw.DW_AT_frame_base, address) if found else None
+
+    def _chain(self, function: Die, address: int) -> list[list[Die]]:
+        """The function and those inlined around an address, outermost first, each before its blocks."""
+        chain = [[function]]
         current: Die | None = function
         for _ in range(_MAX_DEPTH):
+            current = self._inner(current, address) if current is not None else None
             if current is None:
                 break
-            current = self._inner(current, address)
-            if current is not None and current.tag == dw.DW_TAG_inlined_subroutine:
-                chain.append(current)
+            if current.tag == dw.DW_TAG_inlined_subroutine:
+                chain.append([])
+            chain[-1].append(current)
         return chain
 
     def _inner(self, scope: Die, address: int) -> Die | None:

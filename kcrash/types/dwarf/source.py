@@ -15,8 +15,9 @@ from kcrash.types.dwarf.info import DebugInfo, Die
 from kcrash.types.dwarf.line import LineInfo, LineTables
 from kcrash.types.dwarf.lookup import Hit, NameLookup, Query
 from kcrash.types.dwarf.ranges import AddressMap
-from kcrash.types.dwarf.scopes import Frame, FunctionInfo, Scopes
+from kcrash.types.dwarf.scopes import Frame, FrameScope, FunctionInfo, Scopes
 from kcrash.types.dwarf.sections import Progress, Sections
+from kcrash.types.dwarf.variables import CallSite
 from kcrash.types.model import ArrayType, EnumType, Type
 
 _Found = TypeVar("_Found")
@@ -231,6 +232,21 @@ class DwarfSource:
     def inline_frames(self, address: int) -> list[Frame]:
         """The functions at an address, the innermost first, as ``addr2line -i -f``; empty if unknown."""
         return self._scopes.inline_frames(address)
+
+    @guarded
+    def frame_scopes(self, address: int) -> list[FrameScope]:
+        """As inline_frames(), each with the variables in sight there."""
+        return self._scopes.frame_scopes(address)
+
+    @guarded
+    def call_site(self, address: int) -> CallSite | None:
+        """The call that returns to an address; None if it is not described."""
+        return self._scopes.call_site(address)
+
+    @guarded
+    def frame_base(self, address: int) -> bytes | None:
+        """The expression that gives the frame base at an address; None if there is none."""
+        return self._scopes.frame_base(address)
 
     @guarded
     def function_at(self, address: int) -> FunctionInfo | None:
