@@ -8,6 +8,7 @@ from pathlib import Path
 from struct import iter_unpack
 
 from kcrash.commands._addresses import parse_address, parse_number
+from kcrash.commands._dumpfile import FileSpace
 from kcrash.commands.base import (
     Arg,
     Arguments,
@@ -101,7 +102,7 @@ def _reader(context: Context, args: Arguments, address: int) -> Read:
     if args.p or args.m:
         return session.physical.read
     if args.f:
-        return _file_reader(session)
+        return FileSpace(session).read
     if args.u or _is_user(session, address):
         return _user_reader(context)
     return session.memory.read
@@ -116,20 +117,6 @@ def _user_reader(context: Context) -> Read:
     from kcrash.commands._tasks import context_task, user_memory
 
     return user_memory(context.session, context_task(context)).read
-
-
-def _file_reader(session: Session) -> Read:
-    path = Path(session.dump.path)
-
-    def read(offset: int, size: int) -> bytes:
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read(size)
-        if len(data) < size:
-            raise CommandError(f"{path}: offset {offset + len(data):#x} is beyond the end of the file")
-        return data
-
-    return read
 
 
 def _word_size(args: Arguments, session: Session) -> int:

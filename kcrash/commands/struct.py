@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kcrash.commands._addresses import parse_address, parse_number
+from kcrash.commands._dumpfile import FileSpace
 from kcrash.commands._percpu import cpus_of, per_cpu_hint
 from kcrash.commands._structs import (
     Layout,
@@ -34,12 +34,11 @@ from kcrash.commands.base import (
     Text,
     command,
 )
-from kcrash.errors import CommandError, FaultReason, MemoryFault
+from kcrash.errors import CommandError, MemoryFault
 from kcrash.memory.space import AddressSpace
 from kcrash.types.definition import definition
 
 if TYPE_CHECKING:
-    from kcrash.session import Session
     from kcrash.types.model import Member
 
 MAX_COUNT = 1 << 24
@@ -242,21 +241,3 @@ class _Instances:
         yield from self.context.call(
             "rd", *space, f"-{width * 8}", f"{address:x}", str(max(1, -(-size // width)))
         )
-
-
-class FileSpace(AddressSpace):
-    """The dump file itself, byte by byte."""
-
-    def __init__(self, session: Session) -> None:
-        super().__init__("dump file", session.arch.byte_order, session.arch.word_bytes)
-        self.path = Path(session.dump.path)
-
-    def read(self, address: int, size: int) -> bytes:
-        if address >= self.path.stat().st_size:
-            raise MemoryFault(self.name, address, FaultReason.TRUNCATED)
-        with self.path.open("rb") as file:
-            file.seek(address)
-            data = file.read(size)
-        if len(data) < size:
-            raise MemoryFault(self.name, address + len(data), FaultReason.TRUNCATED)
-        return data

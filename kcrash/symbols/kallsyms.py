@@ -373,16 +373,16 @@ class KallsymsSymbols:
 
     def _made(self, text: bytes, address: int, size: int) -> Symbol:
         letter = chr(text[0]) if text else "?"
-        if letter == "A" and self._per_cpu[0] <= address < self._per_cpu[1]:
+        if letter == "A" and self._per_cpu[0] <= address <= self._per_cpu[1]:
             letter = "D"
         return Symbol(plain_name(text[1:]), address, letter, size)
 
     @cached_property
     def _per_cpu(self) -> tuple[int, int]:
-        """``[start, end)`` of the per-CPU variables, which make_percpus_absolute() of scripts/kallsyms.c
+        """First and last address of the per-CPU symbols, which make_percpus_absolute() of scripts/kallsyms.c
         lists as absolute before v6.15 (see _per_cpu_absolute)."""
         places = [self._numbers_named(name) for name in (b"__per_cpu_start", b"__per_cpu_end")]
-        start, end = (self._address_of(found[0]) if found else 0 for found in places)
+        start, end = (self._address_of(found[0]) if found else -1 for found in places)
         return start, end
 
     def _gap(self, address: int, above: int) -> int:
