@@ -175,8 +175,10 @@ class TypeParser:
 
     def _nested(self) -> bool:
         """True if "(" opens an inner declarator rather than a parameter list."""
-        match = re.match(r"\s*\(\s*(\*|\()", self.text[self.position :])
-        return match is not None
+        ahead = TypeParser(self.text, self.types, self.position)
+        ahead.take()
+        word = ahead.peek()
+        return word in ("*", "(") or (word.isidentifier() and not ahead.at_type())
 
     def _deferred(self, depth: int) -> Callable[[Type], tuple[str, Type]]:
         """Skip an inner declarator; it is parsed once its base, which follows it, is known."""
