@@ -141,7 +141,9 @@ def _dictionary(parts: list[bytes]) -> tuple[bytes, ...]:
 def _variable_records(session: Session) -> Iterator[LogRecord]:
     types, memory, symbols = session.types, session.memory, session.symbols
     name = "struct printk_log" if types.has("struct printk_log") else "struct log"
-    reader = types.reader(name, "ts_nsec", "len", "text_len", "dict_len", "facility", "level")
+    # Linux commit 15ff2069cb7f ("printk: Add caller information to printk() output.") in v5.1.
+    caller = ("caller_id",) if types.has(name, "caller_id") else ()
+    reader = types.reader(name, "ts_nsec", "len", "text_len", "dict_len", "facility", "level", *caller)
     size = memory.u32(symbols.address("log_buf_len"))
     if size > MAX_LOG_BYTES:
         raise CorruptData(f"log_buf_len is {size} bytes")
@@ -152,14 +154,14 @@ def _variable_records(session: Session) -> Iterator[LogRecord]:
     for seq in range(size // header + 1):
         if position == end or position + header > size:
             return
-        time, length, text_len, dict_len, facility, level = reader(buffer, position + reader.start)
+        time, length, text_len, dict_len, facility, level, *by = reader(buffer, position + reader.start)
         if length == 0:  # the rest of the buffer is unused: go on at its start
             position = 0
             continue
         text = buffer[position + header : position + header + text_len]
         pairs = buffer[position + header + text_len :][:dict_len]
         dictionary = tuple(part for part in pairs.split(b"\0") if part)
-        yield LogRecord(seq, time, level, facility, None, text, dictionary)
+        yield LogRecord(seq, time, level, facility, by[0] if by else None, text, dictionary)
         position += length
 
 
