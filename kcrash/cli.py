@@ -11,12 +11,13 @@ import os
 import signal
 import stat
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kcrash.commands import REGISTRY
-from kcrash.commands._arguments import Arguments, Declaration, Exclusive, Flag, Option, Rest
+from kcrash.commands._arguments import Arguments, Declaration, Exclusive, Flag, Option, Rest, number
 from kcrash.commands._shell import INTERRUPTED, Exit, Shell
 from kcrash.commands._words import Word
 from kcrash.errors import CommandError, KcrashError, UsageError
@@ -27,6 +28,13 @@ from kcrash.output.terminal import error_line
 if TYPE_CHECKING:
     from kcrash.session import Session
 
+# What crash has to be told and kcrash finds out by itself: scripts go on working.
+NOT_NEEDED = (
+    *("--smp", "--active", "--less", "--more", "--CRASHPAGER", "--readnow", "--no_panic", "--no_strip"),
+    *("--no_ikconfig", "--no_data_debug", "--no_kmem_cache", "--kmem_cache_delay", "--no_elf_notes", "-S"),
+)
+NOT_NEEDED_VALUES = ("-m,--machdep", "--cpus", "--kaslr", "--reloc", "-p", "-g", "--src")
+
 OPTIONS = Declaration(
     [
         Flag("-h,--help", "show this, or the page of a command: -h ps", name="help"),
@@ -34,7 +42,7 @@ OPTIONS = Declaration(
         Flag("-s", "be silent: no banner, no paging", name="silent"),
         Option("-c", "command", "run a command, then leave; may be repeated", name="commands", repeat=True),
         Option("-i", "file", "run the commands of a file first", name="input", repeat=True),
-        Option("-d", "level", "debug level", name="debug", parse=int, default=0),
+        Option("-d", "level", "debug level", name="debug", parse=number, default=0),
         Option("-e", "vi|emacs", "line editing mode", name="edit"),
         Flag("-x", "load all extensions that are found", name="extensions"),
         Flag("-f,--force", "use a vmlinux of another build all the same", name="force"),
@@ -49,7 +57,9 @@ OPTIONS = Declaration(
         Option("--offline", "show|hide", "show or hide offline CPUs"),
         Option("--osrelease", "dump", "print the kernel release of a dump, then leave"),
         Option("--build-id", "dump", "print the build-id of a dump's kernel, then leave"),
-        Option("--log", "dump", "print the kernel log of a dump, then leave (a vmlinux must be given)"),
+        Option("--log", "dump", "print the kernel log of a dump, then leave"),
+        *(Flag(names, "accepted, and not needed", hidden=True) for names in NOT_NEEDED),
+        *(Option(names, "value", "accepted, and not needed", hidden=True) for names in NOT_NEEDED_VALUES),
         Rest("files", "vmlinux and dump, in any order", "file"),
     ]
 )
@@ -59,6 +69,7 @@ USAGE = "kcrash [options] [VMLINUX] [VMCORE]"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run kcrash with ``argv`` (without the program's name); the exit status."""
     _open_streams()
+    _end_cleanly()
     try:
         args = _options(sys.argv[1:] if argv is None else argv)
         status = _run(args)
@@ -87,6 +98,19 @@ def _open_streams() -> None:
     reconfigure = getattr(sys.stdin, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="backslashreplace")
+
+
+def _end_cleanly() -> None:
+    """Told to end, or left by its terminal, the program removes what is half-written."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, end)
 
 
 def _options(argv: Sequence[str]) -> Arguments:
@@ -181,6 +205,7 @@ def _from_note(path: str, what: str) -> str:
 def _with_session(args: Arguments) -> int:
     session = _open(args)
     try:
+        _warn_if_cut(session)
         return _shell(args, session)
     except Exit:
         return 0
@@ -218,6 +243,15 @@ class _Progresses:
         self._bar.advance(done - self._bar.done)
         if total and done >= total:
             self._bar.clear()
+
+
+def _warn_if_cut(session: Session) -> None:
+    """A dump that lost its end shows fewer tasks, and says nothing of it: so we do."""
+    if session.dump.cut:
+        error_line(
+            f"kcrash: {session.dump.path}: the dump is incomplete: its file ends before its data do, "
+            "and lists may lack what was there"
+        )
 
 
 def _shell(args: Arguments, session: Session) -> int:
@@ -262,6 +296,7 @@ def _apply(args: Arguments, shell: Shell) -> None:
     settings.debug, settings.silent, settings.json = args.debug, args.silent, args.json_lines
     settings.scroll = not (args.no_scroll or args.silent)
     settings.zero_excluded = args.zero_excluded
+    settings.namelist, settings.dumpfile = shell.context.session.kernel_name, shell.context.session.dump.path
     if args.hex:
         settings.radix = 16
     for name in ("edit", "offline"):

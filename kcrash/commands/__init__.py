@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _DECLARED = re.compile(r'^@command\(\s*"([^"]+)"(.*?)^def ', re.M | re.S)
 _ALIASES = re.compile(r"\baliases=[(\[]([^)\]]*)[)\]]")
-_HIDDEN = re.compile(r"\bhidden=True\b")
+_HIDDEN = re.compile(r"(?:\A[^\n]*|^ {4})\bhidden=True\b", re.M)  # of the command, not of an argument
 _NOT_COMMANDS = {"base", "settings"}
 
 
@@ -88,10 +88,16 @@ class Registry:
 
     def _import(self, name: str) -> None:
         assert self._folder is not None
-        if name.isidentifier() and name not in _NOT_COMMANDS and (self._folder / f"{name}.py").is_file():
+        if name.isidentifier() and name not in _NOT_COMMANDS and self._has_file(name):
             import_module(f"{self._package}.{name}")
         if name not in self._commands and name in self.index():
             import_module(f"{self._package}.{self.index()[name]}")
+
+    def _has_file(self, name: str) -> bool:
+        try:
+            return self._folder is not None and (self._folder / f"{name}.py").is_file()
+        except OSError:  # a name longer than files can have
+            return False
 
     def index(self) -> dict[str, str]:
         """Command name -> module name, of all files, from their text."""

@@ -16,9 +16,13 @@ def parse_address(session: Session, text: str) -> int:
     Raises CommandError, which lists symbols of a similar name as crash does.
     """
     try:
-        return int(text, 16)
+        address = int(text, 16)
     except ValueError:
         pass
+    else:
+        if address > session.word_mask:
+            raise CommandError(f"{text[:40]}: larger than any address")
+        return address
     found = session.symbols.find(text)
     if found is not None:
         return found
@@ -31,7 +35,7 @@ def parse_address(session: Session, text: str) -> int:
     try:
         delta = int(offset, 0)
     except ValueError:
-        raise CommandError(f"not a number: {offset}") from None
+        raise CommandError(f'not a number: "{offset}"') from None
     return base + delta if sign == "+" else base - delta
 
 

@@ -353,7 +353,8 @@ def _parsed(argument: Option | Arg | Rest, text: str) -> Any:
     try:
         return argument.parse(text)
     except ValueError as error:
-        raise CommandError(str(error)) from None
+        told = str(error)
+        raise CommandError(f"not a number: {text}" if told.startswith("invalid literal") else told) from None
 
 
 def _default(argument: Switch | Positional) -> Any:

@@ -1,4 +1,4 @@
-"""What a line means whose first word is no command: the name of a type or a symbol.
+"""What a line means whose first word is no command: a line of gdb's, the name of a type or a symbol.
 
 The only place in the front end that asks a session for names.
 """
@@ -7,10 +7,47 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kcrash.errors import KcrashError
+from kcrash.commands._gdb import translated
+from kcrash.errors import CommandError, KcrashError
 
 if TYPE_CHECKING:
     from kcrash.session import Session
+
+
+#: Commands of crash that kcrash does not have yet: none of them is a symbol to be printed.
+NOT_YET = frozenset(
+    (
+        *("bpf", "dev", "files", "fuser", "ipcs", "irq", "kmem", "mach", "map", "mount", "net", "pte"),
+        *(
+            "ptov",
+            "runq",
+            "rustfilt",
+            "s390dbf",
+            "sbitmapq",
+            "search",
+            "sig",
+            "swap",
+            "timer",
+            "vm",
+            "waitq",
+            "wr",
+        ),
+    )
+)
+
+
+def line_instead(session: Session, line: str, name: str) -> str | None:
+    """The line that ``line``, whose first word is ``name``, stands for; None if it stands for nothing.
+
+    Raises CommandError for what crash has and kcrash has not.
+    """
+    if name in NOT_YET or line == "gdb":
+        raise CommandError(f"{name}: kcrash does not have this command of crash yet")
+    line_of_gdb = translated(line)
+    if line_of_gdb is not None:
+        return line_of_gdb
+    found = command_for_name(session, name, alone=line == name)
+    return f"{found} {line}" if found else None
 
 
 def command_for_name(session: Session, name: str, alone: bool) -> str | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from kcrash.commands import REGISTRY, Registry
 from kcrash.commands._aliases import Aliases
-from kcrash.commands._fallback import command_for_name
+from kcrash.commands._fallback import line_instead
 from kcrash.commands._line import Line, parse_line
 from kcrash.commands._words import split_words
 from kcrash.commands.base import Command, Context
@@ -141,7 +141,7 @@ class Shell:
         if line.shell is not None:
             if self._output is not None:
                 self._output.flush()
-            return 1 if run_shell(line.shell) in _NOT_RUN else 0
+            return 1 if run_shell(line.shell) else 0
         if not line.command and not line.input:
             return 0
         texts = self._expanded(line) if line.command else []
@@ -197,13 +197,13 @@ class Shell:
         name = str(split_words(text)[0])
         found = self.registry.get(name)
         if found is None and not literal:
-            rewritten = command_for_name(self.context.session, name, alone=text == name)
-            if rewritten:
-                text = f"{rewritten} {text}"
-                found = self.registry.get(rewritten)
+            instead = line_instead(self.context.session, text, name)
+            if instead:
+                text = instead
+                found = self.registry.get(str(split_words(text)[0]))
         if found is None:
             self.context.command = "kcrash"
-            raise CommandError(f"command not found: {name}")
+            raise CommandError(f"command not found: {name[:100]}")
         return found, text
 
     def _renderer(self, json: bool) -> Renderer:

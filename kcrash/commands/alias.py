@@ -51,12 +51,15 @@ def _change(context: Context, name: str, text: str) -> Iterator[Item]:
             raise CommandError(f"no such alias exists: {name}")
         yield Text(f"alias deleted: {name}", {"alias": name}, kind="deleted")
         return
+    if not name:
+        raise CommandError("an alias must have a name")
     if name in context.registry:
         raise CommandError(f"cannot alias existing command name: {name}")
     context.aliases.set(name, text)
     found = context.aliases.get(name)
     assert found is not None
-    yield _table([found])
+    if not context.settings.quiet:
+        yield _table([found])
 
 
 def _table(aliases: Iterable[Alias]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kcrash.commands.base import Address, Arguments, Context, Item, Record, Rest, command, hexadecimal
+from kcrash.commands.base import Address, Arguments, Context, Item, Record, Rest, command, hexadecimal, number
 
 
 @command(
@@ -24,7 +24,15 @@ def btop(context: Context, args: Arguments) -> Iterator[Item]:
 @command(
     "ptob",
     summary="page to bytes",
-    arguments=[Rest("pfn", "page frame number, hexadecimal", "page_number", parse=hexadecimal, minimum=1)],
+    arguments=[
+        Rest(
+            "pfn",
+            "page frame number: decimal, or hexadecimal if it cannot be that",
+            "page_number",
+            parse=number,
+            minimum=1,
+        )
+    ],
     description="Translates each page frame number to its byte address.",
     examples=[("Find the address of page 512a:", "ptob 512a", "512a: 512a000")],
 )

@@ -89,9 +89,7 @@ def _change(context: Context, args: Arguments) -> Iterator[Item]:
         if len(args.words) > 1:
             raise UsageError(f"too many arguments: {args.words[1]}")
         session.context = find_task(session, args.words[0])
-    task = context_task(context)
-    if not context.settings.silent or not args.given:
-        yield context_item(session, task)
+    yield context_item(session, context_task(context))
 
 
 def _on_cpu(session: Session, cpu: int) -> Task:

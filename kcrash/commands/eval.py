@@ -99,7 +99,8 @@ def _value(text: str, symbol: Callable[[str], int | None]) -> int:
     digits = text[:-1] if factor > 1 else text
     if not _NUMBER.fullmatch(digits):
         raise ValueError(text)
-    return int(digits, 10 if digits.isdecimal() else 16) * factor
+    value = int(digits, 10 if digits.isdecimal() else 16) * factor
+    return min(value, (1 << 64) - 1)  # as strtoull() has it
 
 
 def _symbol(context: Context, name: str) -> int | None:

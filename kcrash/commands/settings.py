@@ -155,16 +155,19 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("edit", "line editing mode: vi or emacs", _choice("vi", "emacs"), choices="vi|emacs"),
     Variable("namelist", "kernel file (cannot be set)", None),
     Variable("dumpfile", "dump file (cannot be set)", None),
+    _toggle("unwind", "accepted for old scripts: every table that the kernel has is used to unwind"),
     _toggle("zero_excluded", "read pages excluded from the dump as zeroes"),
     _toggle("null-stop", "stop printing character arrays at a NUL"),
     _toggle("gdb", "treat lines as gdb commands (not supported)"),
     Variable(
-        "scope", "text address whose scope prefers data types", None, lambda v: f"{v:x}" if v else "(not set)"
+        "scope",
+        "text address whose scope prefers data types",
+        None,
+        lambda v: f"{v:x}" if v else "0 (not set)",
     ),
     Variable("offline", "show or hide offline CPUs", _choice("show", "hide"), choices="show|hide"),
     _toggle("redzone", "show the address after a red zone of slab objects"),
     Variable("error", "where errors go: default, redirect or a file", _text, choices="default|redirect"),
-    _toggle("unwind", "use the alternative unwinder", hidden=True),
     _toggle("json", "print JSON lines instead of text", hidden=True),
 )
 

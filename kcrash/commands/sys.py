@@ -109,8 +109,9 @@ def _kernel(session: Session, data: dict[str, object]) -> str:
 def _dumpfile(session: Session, data: dict[str, object]) -> str:
     info = session.dump.info
     data.update(dumpfile=session.dump.path, format=info.format, dump_level=info.dump_level)
-    data.update(partial=info.partial, incomplete=info.incomplete)
-    marks = [(info.partial, "[PARTIAL DUMP]"), (info.incomplete, "[INCOMPLETE]")]
+    cut = session.dump.cut
+    data.update(partial=info.partial, incomplete=cut)
+    marks = [(info.partial, "[PARTIAL DUMP]"), (cut, "[INCOMPLETE]")]
     return "  ".join([session.dump.path, *(mark for there, mark in marks if there)])
 
 

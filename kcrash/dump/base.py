@@ -144,6 +144,11 @@ class Dump(ABC):
         """Where there may be something else than zeros, for searches: what the file has room for."""
         return self.ranges()
 
+    @property
+    def cut(self) -> bool:
+        """True if the file seems to end before its data do, or says itself that it is incomplete."""
+        return self.info.incomplete
+
     def joined(self, others: Sequence[Dump]) -> Dump:
         """The one dump of which this and ``others`` are the parts. Raises BadFormat if they are not."""
         raise BadFormat(self.path, f"is a whole dump, and {others[0].path} was given too")

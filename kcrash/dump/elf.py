@@ -174,7 +174,9 @@ def _info(source: Source, header: Header, segments: list[Segment], notes: list[N
         vmcoreinfo=vmcoreinfo,
         utsname=Utsname(sysname="Linux", release=told.osrelease) if told.osrelease else Utsname(),
         time=float(told.crash_time) if told.crash_time else None,
-        incomplete=bool(header.flags & DUMP_ELF_INCOMPLETE) or source.incomplete,
+        incomplete=bool(header.flags & DUMP_ELF_INCOMPLETE)
+        or source.incomplete
+        or any(segment.offset + segment.filesz > source.size for segment in segments),
         virtual_ranges=_virtual_ranges(segments, header.bits),
         eraseinfo=find_note(notes, ERASEINFO),
         details={

@@ -189,7 +189,7 @@ class KdumpDump(BlockDump):
 
     @property
     def cut(self) -> bool:
-        """True if some present page may lack its data: descriptors must be looked at."""
+        """As Dump.cut: some present page may lack its data, descriptors must be looked at."""
         if self._cut is None:
             self._cut = self.info.incomplete or any(part.cut() for part in self.parts)
         return self._cut

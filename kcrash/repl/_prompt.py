@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable
+from typing import Any
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
@@ -40,6 +42,7 @@ def run(shell: Shell, done: Callable[[int], None]) -> None:
         complete_while_typing=False,
         complete_style=CompleteStyle.READLINE_LIKE,
         lexer=_Lexer(shell),
+        enable_suspend=True,
     )
     try:
         _loop(shell, session, history, done)
@@ -51,7 +54,7 @@ def _loop(shell: Shell, session: PromptSession[str], history: History, done: Cal
     while True:
         session.editing_mode = EditingMode.VI if shell.settings.edit == "vi" else EditingMode.EMACS
         try:
-            line = session.prompt(PROMPT)
+            line = session.prompt(PROMPT, pre_run=_forgive_interrupts)
         except KeyboardInterrupt:
             continue
         except EOFError:
@@ -60,6 +63,18 @@ def _loop(shell: Shell, session: PromptSession[str], history: History, done: Cal
             done(run_line(shell, history, line))
         except Exit:
             return
+
+
+def _forgive_interrupts() -> None:
+    """Ctrl-C and Ctrl-D at "Display all possibilities?" only end that question."""
+    loop = asyncio.get_running_loop()
+    usual = loop.get_exception_handler()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if usual and not isinstance(context.get("exception"), (KeyboardInterrupt, EOFError)):
+            usual(loop, context)
+
+    loop.set_exception_handler(handle)
 
 
 def run_line(shell: Shell, history: History, line: str) -> int:

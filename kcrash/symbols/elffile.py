@@ -8,11 +8,11 @@ opening a kernel needs the section table and nothing else (System V gABI,
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike, fspath
-from pathlib import Path
 
 from kcrash.errors import BadFormat, MissingCodec
 
@@ -57,6 +57,11 @@ _LAYOUTS = {
 }
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    """Not waiting for the writer of a FIFO."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 class ElfFile:
     """An ELF file, mapped read-only.
 
@@ -66,7 +71,7 @@ class ElfFile:
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = fspath(path)
-        with Path(path).open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:  # pathlib has no opener
             try:
                 self.mm = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except ValueError:

@@ -62,7 +62,7 @@ def test_what_is_amiss_is_marked(kernel: TaskKernel) -> None:
     kernel.memory.write(kernel.symbols.address("tainted_mask"), b"\2")
     kernel.memory.write(kernel.symbols.address("__cpu_online_mask"), b"\1")
     kernel.dump.info.dump_level = 31
-    kernel.dump.info.incomplete = True
+    kernel.dump.cut = True
     head = kernel.words(0, 0)
     kernel.symbol("klp_patches", head)
     found = run(kernel, "sys")

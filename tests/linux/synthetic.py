@@ -125,6 +125,8 @@ class _Arch:
 
 
 class _File:
+    cut = False
+
     def __init__(self, path: str) -> None:
         self.path = path
         self.info = DumpInfo("synthetic", "little", 64)

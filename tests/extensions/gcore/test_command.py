@@ -125,6 +125,18 @@ def test_json(one: Case, tmp_path: Path) -> None:
     assert row["missing"] == {}
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_told_to_end_leaves_nothing(one: Case, tmp_path: Path, number: signal.Signals) -> None:
+    words = _kcrash(one, f"gcore -o {tmp_path}/x {one.dumps.truth.worker}")
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size for path in tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(30) == 128 + number
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_standard_output_in_one_pass(one: Case, tmp_path: Path) -> None:
     path = tmp_path / "piped"
     words = _kcrash(one, f"gcore -o - {one.dumps.truth.worker}")
