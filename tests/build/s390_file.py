@@ -8,6 +8,7 @@ from struct import pack, pack_into
 from typing import BinaryIO
 
 from tests.build.memory_images import Ranges
+from tests.build.pages import is_zero
 
 MIB = 1 << 20
 MAGIC, EXTENDED = 0xA8190173618F23FD, 0xA8190173618F23FE
@@ -66,7 +67,7 @@ def _megabytes(ranges: Ranges) -> Iterator[tuple[int, bytes]]:
             piece = memory.setdefault(at // MIB, bytearray(MIB))
             piece[at % MIB : at % MIB + until - at] = data[at - start : until - start]
             at = until
-    return ((number * MIB, bytes(data)) for number, data in sorted(memory.items()) if any(data))
+    return ((number * MIB, bytes(data)) for number, data in sorted(memory.items()) if not is_zero(data))
 
 
 def _entries(data: bytes, size: int) -> tuple[bytes, list[int]]:
