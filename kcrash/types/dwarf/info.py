@@ -15,6 +15,7 @@ from functools import cached_property, lru_cache
 from kcrash.types.dwarf import constants as dw
 from kcrash.types.dwarf.abbrev import AbbrevReader, AbbrevTable, Layout, Raw
 from kcrash.types.dwarf.encoding import Malformed, initial_length, string_at, uleb
+from kcrash.types.dwarf.index import Index
 from kcrash.types.dwarf.sections import Sections
 
 STRX_FORMS = {
@@ -181,9 +182,11 @@ def as_index(value: Raw, order: str) -> int:
 class DebugInfo:
     """.debug_info of one file and the sections that it leans on."""
 
-    def __init__(self, file: str, sections: Sections) -> None:
+    def __init__(self, file: str, sections: Sections, index: Index | None = None) -> None:
         self.file = file
         self.sections = sections
+        #: What earlier sessions found.
+        self.index = index or Index(sections.elf)
         self.order = sections.order
         self.unit = lru_cache(maxsize=4096)(self._unit)
 
@@ -199,7 +202,15 @@ class DebugInfo:
 
     @cached_property
     def starts(self) -> array[int]:
-        """Offsets of the unit headers, found by hopping from length to length."""
+        """Offsets of the unit headers."""
+        kept = self.index.state.starts
+        if kept is None:
+            kept = self._scan_starts()
+            self.index.keep_starts(kept)
+        return kept
+
+    def _scan_starts(self) -> array[int]:
+        """They are found by hopping from length to length."""
         starts = array("Q")
         data, end = self.data, len(self.data)
         position = 0

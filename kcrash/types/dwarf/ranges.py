@@ -7,8 +7,11 @@ DWARF 5, sections 2.17 (addresses of entries), 2.17.3 and 7.25 (range lists),
 from __future__ import annotations
 
 import struct
+from array import array
 from bisect import bisect_right
+from collections.abc import Callable
 from functools import cached_property
+from typing import NamedTuple
 
 from kcrash.types.dwarf import constants as dw
 from kcrash.types.dwarf.encoding import Malformed, initial_length, uleb
@@ -160,11 +163,23 @@ class AddressMap:
 
     @cached_property
     def _listed(self) -> _Intervals:
-        return _Intervals(_address_ranges(self.info))
+        return self._kept(0, lambda: _address_ranges(self.info))
 
     @cached_property
     def _unlisted(self) -> _Intervals:
         """The ranges of the units that .debug_aranges leaves out."""
+        return self._kept(1, self._ranges_of_units)
+
+    def _kept(self, number: int, find: Callable[[], list[tuple[int, int, int]]]) -> _Intervals:
+        rows = self.info.index.state.tables[number]
+        if rows is None:
+            found = sorted(find())
+            lows, highs, owners = (array("Q", [row[column] for row in found]) for column in range(3))
+            rows = lows, highs, owners
+            self.info.index.keep_table(number, rows)
+        return _Intervals(*rows)
+
+    def _ranges_of_units(self) -> list[tuple[int, int, int]]:
         known = set(self._listed.owners)
         rows: list[tuple[int, int, int]] = []
         for unit in self.info.units():
@@ -174,19 +189,18 @@ class AddressMap:
                 rows += [(low, high, unit.offset) for low, high in ranges_of(unit.root)]
             except (Malformed, IndexError, struct.error, OverflowError):
                 continue
-        return _Intervals(rows)
+        return [row for row in rows if row[1] < 1 << 64]
 
 
-class _Intervals:
+class _Intervals(NamedTuple):
     """Owners of address ranges. Where two overlap, the one that starts last is asked first."""
 
-    def __init__(self, rows: list[tuple[int, int, int]]) -> None:
-        rows.sort()
-        self.lows = [row[0] for row in rows]
-        self.highs = [row[1] for row in rows]
-        self.owners = [row[2] for row in rows]
+    lows: array[int]
+    highs: array[int]
+    owners: array[int]
 
     def find(self, address: int) -> int | None:
+        """The owner of an address; None if it has none."""
         index = bisect_right(self.lows, address) - 1
         for at in range(index, max(-1, index - 8), -1):
             if address < self.highs[at]:
@@ -224,4 +238,4 @@ def _address_set(
     if whole <= 0:
         return []
     pairs = pair.iter_unpack(data[position : position + whole])
-    return [(low, low + length, unit) for low, length in pairs if length]
+    return [(low, low + length, unit) for low, length in pairs if length and low + length < 1 << 64]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
+from time import perf_counter
 from typing import TypeVar
 
 from kcrash.symbols.elffile import ElfFile
 from kcrash.types.dwarf import constants as dw
 from kcrash.types.dwarf.abbrev import Abbrev
 from kcrash.types.dwarf.convert import Converter, DeclaredType, inherited
-from kcrash.types.dwarf.encoding import guarded
+from kcrash.types.dwarf.encoding import Malformed, guarded
+from kcrash.types.dwarf.index import SLOW
 from kcrash.types.dwarf.info import DebugInfo, Die
 from kcrash.types.dwarf.line import LineInfo, LineTables
 from kcrash.types.dwarf.lookup import Hit, NameLookup, Query
@@ -97,17 +100,17 @@ class DwarfSource:
     @guarded
     def find(self, kind: str, name: str) -> Type | None:
         """The type ``name`` of a kind (see kcrash.types.source), a complete one if there is any."""
-        return self._memoised(kind, name, self._find)
+        return self._memoised(kind, name, self.types.of)
 
     @guarded
     def variable(self, name: str) -> Type | None:
         """The type of a global variable."""
-        return self._memoised("variable", name, self._variable)
+        return self._memoised("variable", name, self._target)
 
     @guarded
     def function(self, name: str) -> Type | None:
         """The FunctionType of a function."""
-        return self._memoised("function", name, self._function)
+        return self._memoised("function", name, self.types.function)
 
     @guarded
     def enumerator(self, name: str) -> tuple[EnumType, int] | None:
@@ -142,14 +145,48 @@ class DwarfSource:
             names.append(die.name)
         return names
 
-    def _memoised(self, kind: str, name: str, find: Callable[[str, str], _Found]) -> _Found:
+    def _memoised(self, kind: str, name: str, make: Callable[[Die], _Found]) -> _Found | None:
+        """``make`` of the DIE of a name; None if there is none."""
         key = (kind, name)
         if key not in self._found:
             if len(self._found) >= _MAX_CACHED:
                 self._found.clear()
-            self._found[key] = find(kind, name)
-        found: _Found = self._found[key]  # type: ignore[assignment]
+            die = self._die(kind, name)
+            self._found[key] = None if die is None else make(die)
+            self.info.index.flush()
+        found: _Found | None = self._found[key]  # type: ignore[assignment]
         return found
+
+    def _die(self, kind: str, name: str) -> Die | None:
+        """The DIE of a name: where an earlier session found it, or searched for."""
+        kept = self.info.index.name(kind, name)
+        if kept == 0:
+            return None
+        if kept is not None and (die := self._kept_die(kind, name, kept)) is not None:
+            return die
+        began = perf_counter()
+        die = self._search(kind, name)
+        if perf_counter() - began > SLOW:
+            self.info.index.keep_name(kind, name, die.offset if die else 0)
+        return die
+
+    def _kept_die(self, kind: str, name: str, offset: int) -> Die | None:
+        """The DIE at an offset, if it is of that kind and name."""
+        try:
+            die = self.info.die(offset)
+            named = inherited(die, dw.DW_AT_name)
+        except (Malformed, IndexError, struct.error):
+            return None
+        return die if named.name == name and _TESTS[kind](named.abbrev) else None
+
+    def _search(self, kind: str, name: str) -> Die | None:
+        searches = {
+            "variable": self._variable_die,
+            "function": self._function_die,
+            "enumerator": self._enumerator_die,
+        }
+        search = searches.get(kind)
+        return search(name) if search else self._type_die(kind, name)
 
     def _complete(self, kind: str, name: str) -> Type | None:
         return self.find(kind, name)
@@ -157,65 +194,67 @@ class DwarfSource:
     def _hits(self, kind: str, name: str, accept: Callable[[Die], bool] = _any) -> Iterator[Hit]:
         return self._names.hits(name, Query(_TESTS[kind], accept))
 
-    def _find(self, kind: str, name: str) -> Type | None:
+    def _type_die(self, kind: str, name: str) -> Die | None:
         """The first complete type of file scope, or else one of a narrower scope, or a declaration."""
         inner: Die | None = None
         for die, parents in self._hits(kind, name, _is_complete):
             if len(parents) <= 1:
-                return self.types.of(die)
+                return die
             inner = inner or die
         if inner is None:  # most units only declare what they do not use: looked at in the last place
             inner = next((die for die, _parents in self._hits(kind, name)), None)
-        return self.types.of(inner) if inner else None
+        return inner
 
-    def _variable(self, kind: str, name: str) -> Type | None:
-        """The type of a definition or of a declaration, whichever comes first and says all of it."""
-        fallback: Type | None = None
-        for die, parents in self._hits(kind, name, _is_static):
-            if len(parents) > 1:
+    def _variable_die(self, name: str) -> Die | None:
+        """The one with the type: a definition or a declaration, whichever is first and says all of it."""
+        fallback: Die | None = None
+        for die, parents in self._hits("variable", name, _is_static):
+            if len(parents) > 1 or not inherited(die, dw.DW_AT_type).has(dw.DW_AT_type):
                 continue
-            found = self._variable_type(die)
-            if found is not None and _is_whole(found):
+            found = die if _is_whole(self._target(die)) else self._definition(die) or die
+            if _is_whole(self._target(found)):
                 return found
             fallback = fallback or found
         return fallback
 
-    def _variable_type(self, die: Die) -> Type | None:
-        """Of ``extern char x[]``, the definition in the same unit may know the length."""
-        if dw.DW_AT_type not in inherited(die, dw.DW_AT_type).values:
-            return None
+    def _target(self, die: Die) -> Type:
         lazy = self.types.target(die)
-        found = lazy if isinstance(lazy, Type) else lazy()
-        if _is_whole(found):
-            return found
+        return lazy if isinstance(lazy, Type) else lazy()
+
+    def _definition(self, die: Die) -> Die | None:
+        """Of ``extern char x[]``, the definition in the same unit, which may know the length."""
+        codes = die.unit.abbrevs.codes
         for position, code in self.info.top_level(die.unit):
-            abbrev = die.unit.abbrevs.codes[code]
+            abbrev = codes[code]
             if abbrev.tag == dw.DW_TAG_variable and dw.DW_AT_specification in abbrev.forms:
                 other = self.info.die(position, die.unit)
                 if other.reference(dw.DW_AT_specification) == die.offset and other.has(dw.DW_AT_type):
-                    lazy = self.types.target(other)
-                    return lazy if isinstance(lazy, Type) else lazy()
-        return found
-
-    def _function(self, kind: str, name: str) -> Type | None:
-        """The type of a definition, for it names its parameters, or else of a declaration."""
-        best: Die | None = None
-        for die, parents in self._hits(kind, name):
-            if len(parents) == 1 and not die.flag(dw.DW_AT_declaration):
-                return self.types.function(die)
-            best = best or die
-        return self.types.function(best) if best else None
-
-    def _enumerator(self, kind: str, name: str) -> tuple[EnumType, int] | None:
-        for die, parents in self._hits(kind, name):
-            parent = self.info.die(parents[-1], die.unit) if parents else None
-            value = die.number(dw.DW_AT_const_value)
-            if parent is None or parent.tag != dw.DW_TAG_enumeration_type or value is None:
-                continue
-            found = self.types.of(parent)
-            if isinstance(found, EnumType):
-                return found, value
+                    return other
         return None
+
+    def _function_die(self, name: str) -> Die | None:
+        """A definition, for it names its parameters, or else a declaration."""
+        best: Die | None = None
+        for die, parents in self._hits("function", name):
+            if len(parents) == 1 and not die.flag(dw.DW_AT_declaration):
+                return die
+            best = best or die
+        return best
+
+    def _enumerator_die(self, name: str) -> Die | None:
+        return next(
+            (die for die, _parents in self._hits("enumerator", name) if self._enumerator(die) is not None),
+            None,
+        )
+
+    def _enumerator(self, die: Die) -> tuple[EnumType, int] | None:
+        path = self.info.path_to(die.unit, die.offset)
+        parent = self.info.die(path[-2], die.unit) if len(path) > 1 else None
+        value = die.number(dw.DW_AT_const_value)
+        if parent is None or parent.tag != dw.DW_TAG_enumeration_type or value is None:
+            return None
+        found = self.types.of(parent)
+        return (found, value) if isinstance(found, EnumType) else None
 
     # -- addresses (link-time ones: the caller subtracts what KASLR added)
 
@@ -226,12 +265,12 @@ class DwarfSource:
         Where several rows of the line table are for one address, crash and gdb
         show the one at which a statement starts, addr2line the last (``last_row``).
         """
-        return self._scopes.line_of(address, last_row=last_row)
+        return self._kept(self._scopes.line_of(address, last_row=last_row))
 
     @guarded
     def inline_frames(self, address: int) -> list[Frame]:
         """The functions at an address, the innermost first, as ``addr2line -i -f``; empty if unknown."""
-        return self._scopes.inline_frames(address)
+        return self._kept(self._scopes.inline_frames(address))
 
     @guarded
     def frame_scopes(self, address: int) -> list[FrameScope]:
@@ -251,7 +290,12 @@ class DwarfSource:
     @guarded
     def function_at(self, address: int) -> FunctionInfo | None:
         """The function at an address: name, range, parameters; None if unknown."""
-        return self._scopes.function_at(address)
+        return self._kept(self._scopes.function_at(address))
+
+    def _kept(self, answer: _Found) -> _Found:
+        """The answer, once what was learnt on the way is on disk."""
+        self.info.index.flush()
+        return answer
 
 
 def _is_static(die: Die) -> bool:
