@@ -314,11 +314,8 @@ def task_stack_padding(symbols: SymbolLookup) -> int:
 
 
 def user_mode(registers: Mapping[str, int]) -> bool:
-    """True if the registers are those of user space (privilege level 3; the lower half of addresses where
-    the dump has no segment registers, as VMware's have not)."""
-    if "cs" not in registers:
-        return not registers.get("rip", 1 << 63) >> 63
-    return registers["cs"] & 3 == 3
+    """True if the registers are those of user space (privilege level 3)."""
+    return registers.get("cs", 0) & 3 == 3
 
 
 # Bits of RFLAGS that are always 0, and the one that is always 1 (Intel SDM volume 1, 3.4.3).

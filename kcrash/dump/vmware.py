@@ -169,6 +169,18 @@ def _take_registers(registers: dict[str, int], name: str, data: bytes) -> None:
         (registers["idt_base"],) = unpack_from("<Q", data, 2)
 
 
+def _with_selectors(registers: dict[str, int]) -> dict[str, int]:
+    """The registers, with the code and stack selectors that Linux has where the CPU ran.
+
+    Nobody has described where a vmss keeps them, and what reads registers goes by the privilege in CS:
+    the half of the address space that the CPU ran in tells that (arch/x86/include/asm/segment.h).
+    """
+    if "cs" in registers or "rip" not in registers:
+        return registers
+    user = not registers["rip"] >> 63
+    return registers | ({"cs": 0x33, "ss": 0x2B} if user else {"cs": 0x10, "ss": 0x18})
+
+
 # -- debug.guest
 
 GUEST = Struct("<IIBBIQQQII4Q")
@@ -242,7 +254,9 @@ def _lay_out(machine: Machine, offset: int, size: int, stretches: Stretches, sou
 
 
 def _info(form: str, machine: Machine, sources: Sequence[Source]) -> DumpInfo:
-    cpus: list[Mapping[str, int]] = [registers for _, registers in sorted(machine.cpus.items()) if registers]
+    cpus: list[Mapping[str, int]] = [
+        _with_selectors(registers) for _, registers in sorted(machine.cpus.items()) if registers
+    ]
     return DumpInfo(
         format=form,
         byte_order="little",
