@@ -1,8 +1,8 @@
 """kcrash: open a crashed Linux kernel and ask what happened.
 
 >>> import kcrash
->>> session = kcrash.open("vmlinux", "vmcore")
->>> session["init_task"].comm.string_()
+>>> with kcrash.open("vmlinux", "vmcore") as session:
+...     session["init_task"].comm.string_()
 b'swapper/0'
 """
 
@@ -51,7 +51,7 @@ __all__ = [
 
 
 def open(*files: str, force: bool = False, zero_excluded: bool = False) -> Session:
-    """Open a vmlinux and a dump, given in any order.
+    """Open a vmlinux and a dump, given in any order; a dump alone; without any, the running system.
 
     ``force``: use a vmlinux of another build; ``zero_excluded``: pages that
     makedumpfile left out read as zeros. Raises KcrashError or OSError.

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from kcrash.arch.base import Arch, KernelLayout
@@ -316,6 +317,14 @@ class Session:
     def close(self) -> None:
         """Give back the files."""
         self.dump.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def open_session(files: Sequence[str], options: Options | None = None) -> Session:
