@@ -208,6 +208,8 @@ class Arch:
     stopped for a dump and return addresses are pushed: the frames below belong to the dying, and a
     note's registers are those of the frames above. ``code_pointer``: for a layout, what takes the
     authentication code out of a return address; None where there is none.
+    ``ftrace_nop``: what stands at the start of a traceable function while nothing traces it.
+    ``assembly``: mnemonic and operands of an instruction of capstone's as GNU's disassembler writes them.
     ``format_registers(registers, symbol)``: ``symbol`` names the routine and offset of an address.
     """
 
@@ -238,6 +240,8 @@ class Arch:
     stop_functions: tuple[str, ...] = ()
     code_pointer: Callable[[KernelLayout], Callable[[int], int]] | None = None
     call_code: CallCode | None = None
+    ftrace_nop: bytes = b""
+    assembly: Callable[[Any], tuple[str, str]] = lambda found: (found.mnemonic, found.op_str)
 
     @property
     def page_size(self) -> int:

@@ -27,6 +27,7 @@ from kcrash.arch.base import (
     TypeLookup,
     register_arch,
 )
+from kcrash.arch.x86_text import assembly
 from kcrash.errors import KcrashError, MemoryFault
 
 if TYPE_CHECKING:
@@ -475,5 +476,7 @@ X86_64 = register_arch(
         frame=FrameLayout(saved_fp=0, return_address=8, cfa=16, regs_tag=1),
         stop_functions=("machine_kexec", "crash_nmi_callback", "kdump_nmi_callback", "stop_this_cpu"),
         call_code=CallCode(call_target, pushed_registers),
+        assembly=assembly,
+        ftrace_nop=bytes.fromhex("0f1f440000"),
     )
 )

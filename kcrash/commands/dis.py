@@ -132,6 +132,8 @@ def _record(
         "bytes": made.data.hex(),
         "instruction": code,
     }
+    if made.data == session.arch.ftrace_nop and "+" not in label:
+        code += " [FTRACE NOP]"
     if made.target is not None:
         target = _label(session, made.target, hexadecimal)
         data |= {"target": Address(made.target), "target_symbol": target[1:-1]}

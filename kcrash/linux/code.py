@@ -57,7 +57,7 @@ def instructions(session: Session, space: AddressSpace, start: int, end: int | N
         for found in decoder.disasm(data, address):
             if consumed + MAX_INSTRUCTION > len(data) and consumed and len(data) == CHUNK:
                 break  # perhaps cut by the chunk's end
-            yield _convert(found, capstone)
+            yield _convert(session, found, capstone)
             consumed += found.size
         if not consumed:
             yield Instruction(address, data[:1], "(bad)", "", None, False)
@@ -75,13 +75,13 @@ def _code(space: AddressSpace, address: int, size: int) -> bytes:
         return space.read(address, fault.address - address)
 
 
-def _convert(found: Any, capstone: Any) -> Instruction:
+def _convert(session: Session, found: Any, capstone: Any) -> Instruction:
     branch = bool(set(found.groups) & {capstone.CS_GRP_JUMP, capstone.CS_GRP_CALL})
     target = _target(found, branch, capstone)
-    operands = found.op_str.replace(", ", ",")
+    mnemonic, operands = session.arch.assembly(found)
     if branch and target is not None:
         operands = f"{target:#x}"
-    return Instruction(found.address, bytes(found.bytes), found.mnemonic, operands, target, branch)
+    return Instruction(found.address, bytes(found.bytes), mnemonic, operands, target, branch)
 
 
 def _target(found: Any, branch: bool, capstone: Any) -> int | None:
