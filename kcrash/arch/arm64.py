@@ -380,6 +380,7 @@ ARM64 = register_arch(
         format_registers=format_registers,
         frame=FrameLayout(saved_fp=0, return_address=8, cfa=None, regs_record="stackframe"),
         frame_style=FrameStyle(at_frame_pointer=True, call_bytes=4, numbered=True),
+        virtual_tables=True,
         code_pointer=code_pointer,
     )
 )

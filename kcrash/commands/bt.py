@@ -36,6 +36,7 @@ from kcrash.linux.stack import (
     readable,
     stack_at,
     task_stack,
+    unwind_target,
     unwinder,
     user_regs_address,
 )
@@ -402,7 +403,9 @@ class _Style:
             _text, symbol, _offset, _module = self._name(first)
             start = f"              START: {symbol or '(unknown)'} at {first.pc or 0:x}"
             yield Record("start", task_data(task), start)
-        for address, value in self._words(low, stack.high - low):
+        clean = unwind_target(self.session).canonical or (lambda value: value)
+        for address, word in self._words(low, stack.high - low):
+            value = clean(word)
             found = self.session.symbols.at(value) if value in unwinder(self.session).code else None
             if found is None or found[0].type not in "tTwW":
                 continue

@@ -121,6 +121,9 @@ def _step_data(space: PagedSpace, step: Step) -> dict[str, Any]:
 
 
 def _walk_lines(session: Session, space: PagedSpace, steps: list[Step], task: Task | None) -> Iterator[str]:
+    if session.arch.virtual_tables:
+        yield from _virtual_walk(session, space, steps)
+        return
     for step in steps:
         name = space.paging.levels[step.level].name
         if step.level == 0 and task is None:
@@ -131,6 +134,23 @@ def _walk_lines(session: Session, space: PagedSpace, steps: list[Step], task: Ta
             yield f"PAGE DIRECTORY: {step.value:x}"
         else:
             yield f"{name:>6}: {step.entry_address:x} => {step.value:x}"
+
+
+def _virtual_walk(session: Session, space: PagedSpace, steps: list[Step]) -> Iterator[str]:
+    """The walk with the tables at the kernel's addresses of them."""
+    if steps:
+        yield f"PAGE DIRECTORY: {_kernel_address(session, space.top or 0):x}"
+    for step in steps:
+        name = space.paging.levels[step.level].name
+        yield f"{name:>6}: {_kernel_address(session, step.entry_address):x} => {step.value:x}"
+
+
+def _kernel_address(session: Session, physical: int) -> int:
+    """Where the kernel has a physical address: in its image, else in its map of all RAM."""
+    for piece in session.layout.linear:
+        if piece.physical <= physical < piece.physical + piece.end - piece.start:
+            return piece.start + physical - piece.physical
+    return physical
 
 
 def _leaf_lines(session: Session, space: PagedSpace, step: Step, data: dict[str, Any]) -> list[str]:

@@ -77,18 +77,19 @@ def _code(space: AddressSpace, address: int, size: int) -> bytes:
 
 def _convert(session: Session, found: Any, capstone: Any) -> Instruction:
     branch = bool(set(found.groups) & {capstone.CS_GRP_JUMP, capstone.CS_GRP_CALL})
-    target = _target(found, branch, capstone)
+    target = _target(found, branch, capstone, session.arch.pc)
     mnemonic, operands = session.arch.assembly(found)
     if branch and target is not None:
-        operands = f"{target:#x}"
+        before, separator, _target_text = operands.rpartition(", ")
+        operands = f"{before}{separator}{target:#x}"
     return Instruction(found.address, bytes(found.bytes), mnemonic, operands, target, branch)
 
 
-def _target(found: Any, branch: bool, capstone: Any) -> int | None:
+def _target(found: Any, branch: bool, capstone: Any, pc: str) -> int | None:
     for operand in found.operands:
         if operand.type == capstone.CS_OP_IMM and branch:
             return int(operand.imm) & (1 << 64) - 1
-        if operand.type == capstone.CS_OP_MEM and found.reg_name(operand.mem.base) == "rip":
+        if operand.type == capstone.CS_OP_MEM and found.reg_name(operand.mem.base) == pc:
             return int(found.address + found.size + operand.mem.disp) & (1 << 64) - 1
     return None
 
