@@ -258,11 +258,10 @@ def _vmemmap_starts(info: Any, shift: int, size: int) -> Iterator[int]:
 def code_pointer(layout: KernelLayout) -> Callable[[int], int]:
     """Takes the pointer authentication code out of a return address of the kernel.
 
-    It stands in the bits that are ones in every kernel address (ptrauth_kernel_pac_mask(): from the size of
-    addresses up); bit 55 tells kernel from user.
+    It stands in the bits above the size of addresses, which all are as bit 55 is (ptrauth_kernel_pac_mask()).
     """
     mask = WORD & -(1 << layout.constants["VA_BITS"])
-    return lambda value: value | mask if value >> 55 & 1 else value
+    return lambda value: value | mask if value >> 55 & 1 else value & ~mask
 
 
 # -- tasks and stacks

@@ -27,10 +27,16 @@ class _Place(NamedTuple):
     index_bits: int
 
 
-# OBJ_INDEX_BITS = 64 - (MAX_POSSIBLE_PHYSMEM_BITS - 12) - OBJ_TAG_BITS, with 52 bits of physical addresses
-# (CONFIG_X86_5LEVEL) or 46, and the tag below the index until v6.6. Nothing in the kernel's types tells
-# which; but an object starts with its own handle, so the right one proves itself.
-_PLACES = (_Place(1, 23), _Place(0, 24), _Place(1, 29), _Place(0, 30), _Place(2, 22), _Place(2, 28))
+# MAX_POSSIBLE_PHYSMEM_BITS: 52 or 46 (CONFIG_X86_5LEVEL or not) of x86, 52 or 48 of arm64 and so on.
+_PHYSICAL_BITS = (52, 46, 48, 51, 56, 44)
+
+
+def _places(page_shift: int) -> list[_Place]:
+    """OBJ_INDEX_BITS = 64 - (MAX_POSSIBLE_PHYSMEM_BITS - PAGE_SHIFT) - OBJ_TAG_BITS, with the tag below the
+    index until v6.6. Nothing in the kernel's types tells which; but an object starts with its own
+    handle, so the right one proves itself."""
+    totals = [64 - bits + page_shift for bits in _PHYSICAL_BITS]
+    return [_Place(tag, total - tag) for tags in ((1, 0), (2,)) for total in totals for tag in tags]
 
 
 class Zspage(NamedTuple):
@@ -52,12 +58,13 @@ class Objects:
         own = self.types.has("struct zspage", "first_zpdesc")
         self.page = "struct zpdesc" if own else "struct page"
         self._sizes: dict[int, int] = {}
-        self._place = _PLACES[0]
+        self._places = _places(session.arch.page_shift)
+        self._place = self._places[0]
 
     def read(self, handle: int, size: int) -> bytes:
         """The first ``size`` bytes of the object with that handle. Raises KcrashError."""
         word = self.session.memory.word(handle)
-        for place in (self._place, *_PLACES):  # the last one that fitted, which may have been by chance
+        for place in (self._place, *self._places):  # the last one that fitted, which may have been by chance
             found = self._try(place, word, handle, size)
             if found is not None:
                 return found

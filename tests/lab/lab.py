@@ -124,13 +124,14 @@ def cached(version: str, *, scale: int = 0, cpu: str = "", arch: str = AMD64.nam
     return (cache.root() / _boot(version, scale, cpu, arch).name).exists()
 
 
-def require(version: str) -> None:
+def require(version: str, *, cpu: str = "", arch: str = AMD64.name) -> None:
     """Skips the test, loudly, where the kernel's dumps are neither there nor allowed to be made.
 
     They are made only when asked for ($KCRASH_LAB=1): it takes minutes and a network.
     """
-    if not cached(version) and os.environ.get("KCRASH_LAB") != "1":
-        pytest.skip(f"NO DUMPS of {version}: python -m tests.lab makes them, or set KCRASH_LAB=1")
+    if not cached(version, cpu=cpu, arch=arch) and os.environ.get("KCRASH_LAB") != "1":
+        what = " ".join(part for part in (version, arch, cpu) if part)
+        pytest.skip(f"NO DUMPS of {what}: python -m tests.lab makes them, or set KCRASH_LAB=1")
 
 
 def drgn_name() -> str:

@@ -20,6 +20,9 @@ NAMES = {
 }  # fmt: skip
 
 
+OF_THE_PROCESS = {"PRPSINFO", "SIGINFO", "AUXV", "FILE", "XSAVE_LAYOUT", "KCRASH"}
+
+
 @dataclass
 class Segment:
     """A program header."""
@@ -117,7 +120,7 @@ class CoreFile:
         for kind, data in self.notes:
             if kind == "PRSTATUS":
                 threads.append(Thread(data))
-            elif kind in ("FPREGSET", "XSTATE", "IOPERM"):
+            elif threads and kind not in OF_THE_PROCESS:
                 threads[-1].notes[kind] = data
         return threads
 

@@ -1,0 +1,230 @@
+"""Dumps of other machines against what their guests said of themselves, drgn, gdb and each other."""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+
+import pytest
+
+from kcrash.linux.stack import frames, read_regs, user_regs_address
+from kcrash.linux.tasks import Task, task_table
+from kcrash.linux.userpages import UserMemory
+from kcrash.session import Session
+from kcrash.unwind import Frame
+from tests.arch.conftest import Lab
+from tests.extensions.gcore.corefile import CoreFile
+from tests.lab.toolbox import toolbox
+from tests.lab.truth import Entry, Thread
+
+NO_CALL = 0xFFFFFFFF
+FORMS = ("qemu-elf", "qemu-zlib", "qemu-zlib-raw", "elf")
+
+
+def _parked(machine: Lab) -> list[Thread]:
+    return [thread for thread in machine.truth.threads if thread.entry is not Entry.LIBC]
+
+
+def _on_cpu(session: Session, task: Task) -> bool:
+    return task.address in task_table(session).active
+
+
+# -- tasks, in every form
+
+
+def test_tasks_are_those_of_the_guests_proc(machine: Lab) -> None:
+    expected = {(task.tid, task.tgid, task.comm[:15]) for task in machine.truth.tasks}
+    for form in FORMS:
+        if form in machine.dumps.forms:
+            session = machine.open(form)
+            found = {(t.pid, t.tgid, t.name) for t in task_table(session).tasks if t.pid}
+            lasting = {item for item in found ^ expected if not item[2].startswith(("kworker", "sleep"))}
+            assert not lasting, form
+            session.close()
+
+
+def test_log_is_the_guests(machine: Lab) -> None:
+    told = [line for line in machine.truth.facts["dmesg"].splitlines() if line.startswith("[")]
+    shown = machine.run("log").splitlines()
+    assert len(told) > 100
+    assert [line for line in told if line not in shown] == []
+
+
+# -- registers
+
+
+def test_registers_of_every_parked_thread(machine: Lab) -> None:
+    checked = 0
+    for thread in _parked(machine):
+        task = machine.task(thread.tid)
+        if _on_cpu(machine.session, task):
+            continue
+        found = read_regs(machine.session, user_regs_address(machine.session, task))
+        _check_registers(thread, found)
+        checked += len(thread.registers)
+    assert checked > 500
+
+
+def _check_registers(thread: Thread, found: dict[str, int]) -> None:
+    for name, value in thread.registers.items():
+        if name == "nzcv":
+            assert found["pstate"] & 0xF0000000 == value, thread.name
+        elif name == "syscallno" and thread.entry is Entry.SYSCALL_DONE:
+            assert found.get(name, NO_CALL) == NO_CALL, thread.name  # do_signal() forgets the call
+        elif name not in ("orig_x0", "syscallno") or name in found:
+            assert found[name] == value, (thread.name, name)
+
+
+# -- memory
+
+
+def test_memory_of_every_kind(machine: Lab) -> None:
+    for area in machine.truth.areas:
+        memory = UserMemory(machine.session, machine.task(area.pid).mm, "user")
+        for start in (0, area.size // 2 - 100, area.size - 200):
+            assert memory.read(area.start + start, 200) == area.content[start : start + 200], area.kind
+
+
+def test_frames_are_those_of_pagemap(machine: Lab) -> None:
+    size, checked = machine.truth.page_size, 0
+    assert machine.session.arch.page_size == size
+    for area in machine.truth.areas:
+        memory = UserMemory(machine.session, machine.task(area.pid).mm, "user")
+        for index in range(0, area.size // size, area.page_step):
+            if area.page_of(index) > 0:
+                physical = memory.tables.translate(area.start + index * size)
+                assert physical == area.page_of(index) * size, area.kind
+                checked += 1
+    assert checked > 100
+
+
+# -- stacks
+
+
+def test_frames_are_drgns(machine: Lab) -> None:
+    if machine.vmlinux is None:
+        pytest.skip("drgn needs a vmlinux, and this kernel's was not fetched")
+    pytest.importorskip("drgn")
+    from tests.unwind.drgn_sessions import compare
+
+    for form in ("qemu-elf", "elf"):
+        if form in machine.dumps.forms:
+            report = compare(machine.vmlinux, machine.dumps.forms[form])
+            assert report.tasks > 50 and report.frames > 300
+            # Of a zombie's stack, which is not its any more, drgn reads on into address 0.
+            assert [line for line in report.differences if "0x0 is not in kernel code" not in line] == []
+
+
+def test_every_trace_ends_where_the_kernel_was_entered(machine: Lab) -> None:
+    """By frame records alone, for a task that sleeps; the border's registers are the guest's own."""
+    session = machine.alone
+    for thread in _parked(machine):
+        task = task_table(session).by_pid[thread.tid][0]
+        if not _on_cpu(session, task):
+            found = frames(session, task)
+            assert not found[-1].note, thread.name
+            assert found[-1].pc == thread.registers["pc"], thread.name
+
+
+def test_frame_records_give_the_frames_of_the_tables(machine: Lab) -> None:
+    if machine.vmlinux is None:
+        pytest.skip("without a vmlinux there are only frame records")
+    checked = 0
+    for task in task_table(machine.session).tasks:
+        if task.stack and not _on_cpu(machine.session, task):
+            other = task_table(machine.alone).by_address[task.address]
+            assert _places(frames(machine.session, task)) == _places(frames(machine.alone, other)), task.name
+            checked += 1
+    assert checked > 50
+
+
+def _places(found: list[Frame]) -> list[int | None]:
+    return [frame.pc for frame in found]
+
+
+def test_bt_shows_the_register_block(machine: Lab) -> None:
+    thread = machine.truth.thread("futex")
+    shown = machine.run(f"bt {thread.tid}")
+    block = re.findall(r"([A-Z_0-9]+): ([0-9a-f]+)", shown[shown.index("PC: ") :])
+    values = {name.lower(): int(value, 16) for name, value in block}
+    assert values["pc"] == thread.registers["pc"] and values["lr"] == thread.registers["x30"]
+    assert [values[f"x{n}"] for n in range(30)] == [thread.registers[f"x{n}"] for n in range(30)]
+    assert values["syscallno"] == thread.registers["x8"]
+
+
+# -- cores
+
+
+def _core(machine: Lab, pid: int) -> Path:
+    path = machine.folder / f"{pid}.core"
+    if not path.exists():
+        machine.run(f"gcore -o {path} {pid}")
+    return path
+
+
+def test_core_has_every_threads_registers(machine: Lab) -> None:
+    worker = machine.truth.worker
+    core, checked = CoreFile(_core(machine, worker)), 0
+    for thread in machine.truth.threads:
+        if thread.pid == worker and thread.entry is not Entry.LIBC:
+            words = struct.unpack_from("<34Q", core.thread(thread.tid).status, 112)
+            named = {f"x{n}": words[n] for n in range(31)} | {
+                "sp": words[31],
+                "pc": words[32],
+                "pstate": words[33],
+            }
+            _check_registers(thread, named)
+            _check_notes(thread, core.thread(thread.tid).notes)
+            checked += 1
+    assert checked >= 14
+
+
+def _check_notes(thread: Thread, notes: dict[str, bytes]) -> None:
+    assert int.from_bytes(notes["LINUX:0x401"][:8], "little") == thread.tls_base, thread.name
+    if thread.vector is not None and "FPREGSET" in notes:
+        state = notes["FPREGSET"]
+        assert [state[16 * n : 16 * n + 16] for n in range(32)] == [thread.vector.v(n) for n in range(32)]
+        status, control = struct.unpack_from("<2I", state, 512)
+        assert {"fpsr": status, "fpcr": control} == thread.vector.control, thread.name
+
+
+def test_gdb_walks_every_threads_stack(machine: Lab) -> None:
+    worker = machine.truth.worker
+    core, box = _core(machine, worker), toolbox(machine.dumps.kernel.arch)
+    words: list[str | Path] = ["gdb-multiarch", "-nx", "-batch"]
+    for setting in (f"set sysroot {machine.dumps.sysroot}", "set debuginfod enabled off", "set width 0"):
+        words += ["-iex", setting]
+    words += [machine.dumps.workload, core, "-ex", "thread apply all bt"]
+    done = box.run(words, binds=[machine.dumps.folder, machine.folder])
+    stacks = _stacks(done.stdout)
+    for thread in machine.truth.threads:
+        if thread.pid == worker:
+            names = stacks[thread.tid]
+            at = names.index(thread.frames[0])
+            known = thread.frames[:5] if thread.altstack else thread.frames  # behind a signal frame gdb may
+            assert tuple(names[at : at + len(known)]) == known, thread.name  # not know the mask of the codes
+
+
+def _stacks(text: str) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for part in re.split(r"^Thread \d+ ", text, flags=re.MULTILINE)[1:]:
+        lwp = re.search(r"LWP (\d+)", part)
+        assert lwp is not None
+        names = re.findall(
+            r"^#\d+ +(?:0x[0-9a-f]+ (?:\[PAC\] )?in )?(<signal handler called>|[^ (]+)", part, re.MULTILINE
+        )
+        found[int(lwp[1])] = ["<signal>" if name.startswith("<signal") else name for name in names]
+    return found
+
+
+def test_core_of_a_32_bit_program(machine: Lab) -> None:
+    thread = next((t for t in machine.truth.threads if t.entry is Entry.COMPAT), None)
+    if thread is None:
+        pytest.skip("this kernel runs no 32-bit programs")
+    data = _core(machine, thread.pid).read_bytes()
+    assert data[4] == 1 and struct.unpack_from("<H", data, 18)[0] == 40  # ELFCLASS32, EM_ARM
+    (start,) = struct.unpack_from("<I", data, 52 + 4)  # the notes' offset
+    words = struct.unpack_from("<18I", data, start + 20 + 72)
+    assert words[:15] == tuple(thread.registers[f"x{n}"] for n in range(15))
+    assert words[15] == thread.registers["pc"] and words[17] == thread.registers["orig_x0"]
