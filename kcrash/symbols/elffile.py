@@ -95,7 +95,7 @@ class ElfFile:
     def _unpack(self, form: str, offset: int, what: str) -> tuple[int, ...]:
         try:
             return struct.unpack_from(self._order + form, self.mm, offset)
-        except struct.error:
+        except (struct.error, OverflowError):
             raise BadFormat(self.path, f"the file ends inside its {what}", offset) from None
 
     @cached_property
