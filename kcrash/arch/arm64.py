@@ -7,6 +7,7 @@ Architecture" (aapcs64, frame records), Linux Documentation/arch/arm64/memory.rs
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -353,6 +354,14 @@ def _last_line(registers: Mapping[str, int | None], shown: Callable[[str], str],
     return f"    ORIG_X0: {shown('orig_x0')}  SYSCALLNO: {number:x}  PSTATE: {pstate:08x}"
 
 
+_OFFSET = re.compile(r"(\[[^]]*#|\], #)(-?0x[0-9a-f]+)")
+
+
+def assembly(found: Any) -> tuple[str, str]:
+    """As GNU's disassembler: offsets of memory operands are decimal, other immediates are not."""
+    return found.mnemonic, _OFFSET.sub(lambda match: f"{match[1]}{int(match[2], 16)}", found.op_str)
+
+
 ARM64 = register_arch(
     Arch(
         name="arm64",
@@ -380,6 +389,7 @@ ARM64 = register_arch(
         frame=FrameLayout(saved_fp=0, return_address=8, cfa=None, regs_record="stackframe"),
         frame_style=FrameStyle(at_frame_pointer=True, call_bytes=4, numbered=True),
         virtual_tables=True,
+        assembly=assembly,
         code_pointer=code_pointer,
     )
 )

@@ -200,7 +200,7 @@ class Arch:
 
     ``dwarf``: DWARF register numbers by name; ``pt_regs``: register names to
     members of ``struct pt_regs``, newest first where kernels differ.
-    ``capstone``: (architecture, mode) names in the capstone package; ``operand_separator``: of its assembler.
+    ``capstone``: (architecture, mode) names in the capstone package.
     ``virtual_tables``: crash shows where page tables lie by the kernel's addresses, not by physical ones.
     ``page_shift``: the smallest pages that kernels are built for; the layout's paging has a kernel's own.
     ``switched_out``: registers of a task that is on no CPU, by its task_struct's address.
@@ -238,7 +238,6 @@ class Arch:
     stacks: Callable[[Any], list[StackRange]]
     format_registers: Callable[[Mapping[str, int | None], Callable[[int], str]], list[str]]
     frame_style: FrameStyle = FrameStyle()
-    operand_separator: str = ", "
     virtual_tables: bool = False
     stop_functions: tuple[str, ...] = ()
     code_pointer: Callable[[KernelLayout], Callable[[int], int]] | None = None

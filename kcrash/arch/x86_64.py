@@ -474,7 +474,6 @@ X86_64 = register_arch(
         stacks=stacks,
         format_registers=format_registers,
         frame=FrameLayout(saved_fp=0, return_address=8, cfa=16, regs_tag=1),
-        operand_separator=",",
         stop_functions=("machine_kexec", "crash_nmi_callback", "kdump_nmi_callback", "stop_this_cpu"),
         call_code=CallCode(call_target, pushed_registers),
         assembly=assembly,
