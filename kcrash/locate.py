@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from kcrash.arch import find_arch, find_arch_by_machine, find_arch_by_prstatus
+from kcrash.arch import all_arches, find_arch, find_arch_by_machine, find_arch_by_prstatus
 from kcrash.arch.base import Arch, KernelLayout, Paging
 from kcrash.dump.base import Dump
 from kcrash.dump.notes import NT_PRSTATUS
@@ -25,6 +25,7 @@ from kcrash.symbols.table import ElfSymbols
 #: ``(what is being done, steps done, steps in all)``.
 Progress = Callable[[str, int, int], None]
 KernelTable = ElfSymbols | KallsymsSymbols
+UTS_BYTES = 512  # of struct uts_namespace, which begins with the names or has a reference count before them
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,11 @@ def _told(progress: Progress | None, what: str) -> Callable[[int, int], None] | 
 def _alone(dump: Dump, info: VmcoreInfo | None, progress: Progress | None) -> Kernel:
     """Symbols from the kernel's kallsyms: first what can be had without any symbol, then the whole."""
     arch = _arch_of(dump)
-    physical = PhysicalSpace(dump, arch.byte_order, arch.word_bytes)
     info = info or _info_in_memory(dump, progress)
     if info is None:
         raise KcrashError(f"{dump.path}: no VMCOREINFO in it: give the kernel's vmlinux too")
+    arch = arch or _arch_by_trial(dump, info)
+    physical = PhysicalSpace(dump, arch.byte_order, arch.word_bytes)
     rough = arch.find_layout(LayoutProbe(dump, info, physical, lambda name: None, (0, 0), has_symbols=False))
     table = _kallsyms(info, physical, _space(physical, rough), progress)
     table.bias = rough.kaslr
@@ -127,7 +129,8 @@ def _alone(dump: Dump, info: VmcoreInfo | None, progress: Progress | None) -> Ke
     return _kernel(arch, layout, physical, table, info)
 
 
-def _arch_of(dump: Dump) -> Arch:
+def _arch_of(dump: Dump) -> Arch | None:
+    """The architecture that the container names, None if it names none."""
     info = dump.info
     if info.machine is not None:
         return find_arch(info.machine, info.byte_order, info.word_bits)
@@ -135,11 +138,23 @@ def _arch_of(dump: Dump) -> Arch:
     if found is None:  # QEMU writes "Unknown"
         sizes = {len(note.data) for note in info.notes if note.name == "CORE" and note.type == NT_PRSTATUS}
         found = find_arch_by_prstatus(sizes, info.byte_order, info.word_bits)
-    if found is None:
-        raise KcrashError(
-            f"{dump.path}: machine {info.utsname.machine or '(not named)'!r} is not known: give a vmlinux"
-        )
     return found
+
+
+def _arch_by_trial(dump: Dump, info: VmcoreInfo) -> Arch:
+    """The architecture by which the kernel's release is where VMCOREINFO says (LiME, raw memory ...)."""
+    release, at = (info.osrelease or "").encode(), info.symbols.get("init_uts_ns")
+    for arch in all_arches() if release and at is not None else ():
+        physical = PhysicalSpace(dump, arch.byte_order, arch.word_bytes)
+        probe = LayoutProbe(dump, info, physical, lambda name: None, (0, 0), has_symbols=False)
+        try:
+            text = _space(physical, arch.find_layout(probe)).read(at or 0, UTS_BYTES)
+        except KcrashError:
+            continue
+        if release in text:
+            return arch
+    machine = dump.info.utsname.machine or "(not named)"
+    raise KcrashError(f"{dump.path}: machine {machine!r} is not known: give a vmlinux")
 
 
 def _kallsyms(

@@ -15,6 +15,12 @@ def _load_all() -> None:
         import_module(f"{__name__}.{module}")
 
 
+def all_arches() -> list[Arch]:
+    """Every architecture that there is a file for."""
+    _load_all()
+    return list(registered().values())
+
+
 def find_arch(elf_machine: int, byte_order: str, word_bits: int) -> Arch:
     """The architecture of an ELF file with those header values. Raises KcrashError if there is none."""
     _load_all()
