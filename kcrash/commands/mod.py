@@ -46,8 +46,9 @@ NOT_LOADED = "(not loaded)  [CONFIG_KALLSYMS]"
     description="""
 Lists the loaded modules by address. With -s or -S the debuginfo of modules is
 used from then on: types, lines of source, inlined functions. Without a file or
-folder it is looked for by build-id, below the folder of --mod, beside the
-vmlinux, where distributions install it, and at the servers of $DEBUGINFOD_URLS.
+folder it is looked for by build-id, below the folder of --mod (or of
+$CRASH_MODULE_PATH), beside the vmlinux, where distributions install it, and at
+the servers of $DEBUGINFOD_URLS.
 A file of another build is refused, unless kcrash was started with --force.""",
     examples=["mod", "mod -t", ("All modules, from a folder:", "mod -S /tmp/debug"),
               ("One, from a file:", "mod -s zram zram.ko.debug")],

@@ -6,6 +6,7 @@ kernel/module.c before v5.18).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,10 +143,15 @@ def _search(
         return _finder(session, (), servers=()).find_module(
             module.name, build_id, release, given=[given], force=force
         )
-    trees, folders = _near_kernel(session)
-    return _finder(session, trees).find_module(
-        module.name, build_id, release, given=[*session.options.module_dirs, *folders], want_dwarf=True
-    )
+    trees, beside = _near_kernel(session)
+    folders: list[str | Path] = [*_named_folders(session), *beside]
+    return _finder(session, trees).find_module(module.name, build_id, release, given=folders, want_dwarf=True)
+
+
+def _named_folders(session: Session) -> list[str]:
+    """Those of ``--mod``, or else of $CRASH_MODULE_PATH."""
+    path = os.environ.get("CRASH_MODULE_PATH", "")
+    return session.options.module_dirs or [folder for folder in path.split(os.pathsep) if folder]
 
 
 def _finder(session: Session, trees: Sequence[Path], servers: Sequence[str] | None = None) -> Finder:
