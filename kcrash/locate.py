@@ -22,6 +22,8 @@ from kcrash.symbols.elffile import ElfFile
 from kcrash.symbols.kallsyms import KallsymsSymbols, kallsyms_of_vmcoreinfo
 from kcrash.symbols.table import ElfSymbols
 
+ANCHOR = "_stext"  # a symbol that every kernel has
+
 #: ``(what is being done, steps done, steps in all)``.
 Progress = Callable[[str, int, int], None]
 KernelTable = ElfSymbols | KallsymsSymbols
@@ -33,7 +35,9 @@ class LayoutProbe:
     """What an architecture looks at to find the kernel (kcrash.arch.base.Arch.find_layout).
 
     ``link_address``: of a symbol, before KASLR; ``image``: of the whole kernel,
-    likewise, (0, 0) if unknown; ``has_symbols``: False while there are none yet.
+    likewise, (0, 0) if unknown; ``has_symbols``: False while there are none yet;
+    ``image_shift``: what to take off a ``link_address`` for the physical one, where
+    that is all that is known.
     """
 
     dump: Dump
@@ -42,6 +46,7 @@ class LayoutProbe:
     link_address: Callable[[str], int | None]
     image: tuple[int, int]
     has_symbols: bool = True
+    image_shift: int | None = None
 
     def space(self, paging: Paging, top: int) -> PagedSpace:
         """Kernel memory through the page tables at physical address ``top``."""
@@ -83,11 +88,24 @@ def _with_file(dump: Dump, vmlinux: ElfFile, info: VmcoreInfo | None, progress: 
         layout = arch.find_layout(LayoutProbe(dump, info, physical, table.link_address, table.image))
     except KcrashError:
         info = info or _info_in_memory(dump, progress)
-        if info is None:
+        shift = None if info else _image_shift(physical, table, progress)
+        if info is None and shift is None:
             raise
-        layout = arch.find_layout(LayoutProbe(dump, info, physical, table.link_address, table.image))
+        layout = arch.find_layout(
+            LayoutProbe(dump, info, physical, table.link_address, table.image, image_shift=shift)
+        )
     table.bias = layout.kaslr
     return _kernel(arch, layout, physical, table, info)
+
+
+def _image_shift(physical: PhysicalSpace, table: ElfSymbols, progress: Progress | None) -> int | None:
+    """LayoutProbe.image_shift of a vmlinux: by the physical address that kallsyms has of a symbol."""
+    from kcrash.symbols.kallsyms_scan import find_kallsyms
+
+    found = find_kallsyms(physical, progress=_told(progress, "searching for kallsyms"))
+    symbol = found[0].symbol(ANCHOR) if found else None
+    linked = table.link_address(ANCHOR)
+    return None if found is None or symbol is None or linked is None else linked - (symbol.address - found[1])
 
 
 def _kernel(
@@ -119,7 +137,11 @@ def _alone(dump: Dump, info: VmcoreInfo | None, progress: Progress | None) -> Ke
     arch = _arch_of(dump)
     info = info or _info_in_memory(dump, progress)
     if info is None:
-        raise KcrashError(f"{dump.path}: no VMCOREINFO in it: give the kernel's vmlinux too")
+        if arch is None:
+            raise KcrashError(
+                f"{dump.path}: no VMCOREINFO in it, nor its machine's name: give the kernel's vmlinux too"
+            )
+        return _by_kallsyms(arch, PhysicalSpace(dump, arch.byte_order, arch.word_bytes), progress)
     arch = arch or _arch_by_trial(dump, info)
     physical = PhysicalSpace(dump, arch.byte_order, arch.word_bytes)
     rough = arch.find_layout(LayoutProbe(dump, info, physical, lambda name: None, (0, 0), has_symbols=False))
@@ -127,6 +149,26 @@ def _alone(dump: Dump, info: VmcoreInfo | None, progress: Progress | None) -> Ke
     table.bias = rough.kaslr
     layout = arch.find_layout(LayoutProbe(dump, info, physical, table.link_address, table.image))
     return _kernel(arch, layout, physical, table, info)
+
+
+def _by_kallsyms(arch: Arch, physical: PhysicalSpace, progress: Progress | None) -> Kernel:
+    """Without VMCOREINFO anywhere: the symbols tell where the kernel's own page tables are."""
+    from kcrash.symbols.kallsyms_scan import find_kallsyms, moved
+
+    dump = physical.dump
+    found = find_kallsyms(physical, progress=_told(progress, "searching for kallsyms"))
+    if found is None:
+        raise KcrashError(
+            f"{dump.path}: neither VMCOREINFO nor kallsyms in it: give the kernel's vmlinux too"
+        )
+    table, shift = found
+    rough = arch.find_layout(LayoutProbe(dump, None, physical, table.link_address, (0, 0), image_shift=shift))
+    if rough.kaslr:  # the symbols were physical addresses
+        table = moved(table, rough.kaslr)
+    probe = LayoutProbe(
+        dump, None, physical, table.link_address, table.image, image_shift=shift + rough.kaslr
+    )
+    return _kernel(arch, arch.find_layout(probe), physical, table, None)
 
 
 def _arch_of(dump: Dump) -> Arch | None:

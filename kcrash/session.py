@@ -82,7 +82,7 @@ class Session:
         self._open()
 
     def _open(self) -> None:
-        kernel = locate(self.dump, self.vmlinux, self.options.progress)
+        self._kernel = kernel = locate(self.dump, self.vmlinux, self.options.progress)
         self.arch: Arch = kernel.arch
         self.physical = kernel.physical
         self.layout: KernelLayout = kernel.layout
@@ -107,7 +107,18 @@ class Session:
         """The kernel's release as the dump's headers tell it, "" if they do not."""
         if self.vmcoreinfo and self.vmcoreinfo.osrelease:
             return self.vmcoreinfo.osrelease
-        return self.dump.info.utsname.release
+        return self.dump.info.utsname.release or self._release_of_banner
+
+    @cached_property
+    def _release_of_banner(self) -> str:
+        banner = self._kernel.table.symbol("linux_banner")
+        try:
+            words = self.memory.string(banner.address, 512).split() if banner else []
+        except MemoryFault:
+            words = []
+        return (
+            words[2].decode("ascii", "replace") if words[:2] == [b"Linux", b"version"] and words[2:] else ""
+        )
 
     def _add_types(self) -> None:
         blob = self.image.section(".BTF")

@@ -139,12 +139,13 @@ def _decode_hidden(value: int, can_be_leaf: bool, is_pte: bool, mask: int) -> En
 
 
 def find_layout(probe: Any) -> KernelLayout:
-    """Work out KASLR, phys_base and paging from VMCOREINFO, else from a CPU's registers.
+    """Work out KASLR, phys_base and paging from VMCOREINFO, else from the kernel's page tables or a CPU's
+    registers.
 
     ``probe``: see kcrash.locate.LayoutProbe. Raises KcrashError if nothing in
     the dump says where the kernel is.
     """
-    facts = _from_vmcoreinfo(probe) or _from_cpu_registers(probe)
+    facts = _from_vmcoreinfo(probe) or _from_page_tables(probe) or _from_cpu_registers(probe)
     if facts is None:
         raise KcrashError(
             f"{probe.dump.path}: no VMCOREINFO and no CPU registers: cannot tell where the kernel was loaded"
@@ -190,6 +191,34 @@ def _kaslr(probe: Any, info: Any) -> int:
         if linked is not None and name in info.symbols:
             return int(info.symbols[name]) - int(linked)
     return 0
+
+
+def _from_page_tables(probe: Any) -> tuple[int, int, bool, int | None, int] | None:
+    """From the kernel's own page tables, where physical addresses of its image are known.
+
+    init_top_pgt was named so by Linux commit 65ade2f872b4 ("x86/boot/64: Rename init_level4_pgt and
+    early_level4_pgt[]") in v4.13.
+    """
+    linked = probe.link_address("_stext")
+    top = probe.link_address("init_top_pgt") or probe.link_address("init_level4_pgt")
+    if None in (probe.image_shift, linked, top):
+        return None
+    text, top = linked - probe.image_shift, top - probe.image_shift
+    five_level = bool(_image_word(probe, "__pgtable_l5_enabled", 4))
+    encryption = _image_word(probe, "sme_me_mask", 8)
+    space = probe.space(make_paging(five_level, encryption), top)
+    for run in space.runs(START_KERNEL_MAP, START_KERNEL_MAP + 2 * MAX_KERNEL_IMAGE):
+        if run.physical is not None and run.physical <= text < run.physical + run.size:
+            virtual = run.start + text - run.physical
+            return virtual - linked, text - virtual + START_KERNEL_MAP, five_level, top, encryption
+    return None
+
+
+def _image_word(probe: Any, name: str, size: int) -> int:
+    """A variable of the kernel's image, 0 if there is none."""
+    linked = probe.link_address(name)
+    data = None if linked is None else probe.physical.try_read(linked - probe.image_shift, size)
+    return int.from_bytes(data or b"", "little")
 
 
 def _from_cpu_registers(probe: Any) -> tuple[int, int, bool, int | None, int] | None:

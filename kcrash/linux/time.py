@@ -76,14 +76,17 @@ def wall_clock(session: Session) -> int:
 def timekeeper(session: Session) -> int:
     """Address of the kernel's struct timekeeper (kernel/time/timekeeping.c).
 
-    It stands behind a sequence counter in ``tk_core``, an unnamed struct until Linux commit
-    20c7b582e88a ("timekeeping: Introduce struct tk_data") in v6.13; alone, as ``timekeeper``, before
-    commit 3fdb14fd1df7 ("timekeeping: Cacheline optimize struct timekeeper") in v3.17.
+    The core one is the first of ``timekeeper_data`` since Linux commit 22c62b9a84b8 ("timekeeping: Introduce
+    auxiliary timekeepers") in v6.17. Before, it stands behind a sequence counter in ``tk_core``, an unnamed
+    struct until commit 20c7b582e88a ("timekeeping: Introduce struct tk_data") in v6.13; alone, as
+    ``timekeeper``, before commit 3fdb14fd1df7 ("timekeeping: Cacheline optimize struct timekeeper") in v3.17.
     """
     address = session.symbols.find_kernel("timekeeper")
     if address is not None:
         return address
-    address = session.symbols.address("tk_core")
+    address = session.symbols.find_kernel("timekeeper_data")
+    if address is None:
+        address = session.symbols.address("tk_core")
     types = session.types
     if types.has("struct tk_data", "timekeeper"):
         return address + types.offset("struct tk_data", "timekeeper")

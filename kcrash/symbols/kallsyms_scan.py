@@ -346,8 +346,12 @@ def _is_banner(physical: PhysicalSpace, address: int) -> bool:
 
 
 def find_virtual(space: PagedSpace, physical: int, start: int, end: int) -> int | None:
-    """The lowest virtual address in ``[start, end)`` that page tables map to ``physical``, None if none."""
+    """The highest virtual address in ``[start, end)`` that page tables map to ``physical``, None if none.
+
+    A kernel's image lies above the mapping of all memory that has it too.
+    """
+    found = None
     for run in space.runs(start, end):
         if run.physical is not None and run.physical <= physical < run.physical + run.size:
-            return run.start + physical - run.physical
-    return None
+            found = run.start + physical - run.physical
+    return found

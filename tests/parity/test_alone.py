@@ -25,7 +25,7 @@ import pytest
 
 import kcrash
 from kcrash.session import Session
-from tests.build.stripped import without_vmcoreinfo
+from tests.build.stripped import without_copies, without_vmcoreinfo
 from tests.lab import lab
 from tests.parity.conftest import diff, lab_dumps, normal, run_kcrash
 from tests.unwind.support import KERNELS
@@ -107,7 +107,7 @@ class Pair:
         line = re.sub(r"\$\d+ =", "$ =", SOURCE.sub("", line).strip())
         line = re.sub(r"^([0-9a-f]+ )\([dD]\)", r"\1(d)", line) if self._per_cpu(line) else line
         line = re.sub(r"\[0\];$", "[];", line)
-        return "" if line.startswith("KERNEL: ") else NAMED.sub(self._code_name, line)
+        return "" if line.startswith(("KERNEL: ", "DUMPFILE: ")) else NAMED.sub(self._code_name, line)
 
     def _per_cpu(self, line: str) -> bool:
         word = line.split(" ", 1)[0]
@@ -204,6 +204,24 @@ def test_without_the_note(kernel: str, form: str, tmp_path: Path) -> None:
         for session in (stripped.both, stripped.alone):
             for command in SHORT:
                 Pair(whole, session).check(command, f"{kernel} {form} without VMCOREINFO")
+    finally:
+        whole.close()
+        stripped.close()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_without_any_vmcoreinfo(kernel: str, tmp_path: Path) -> None:
+    """Neither in the file nor in memory: kallsyms, found by its form, tells where the page tables are."""
+    dumps = lab_dumps(kernel, "elf")
+    whole = kcrash.open(str(dumps.forms["elf"]))
+    dump = without_vmcoreinfo(dumps.forms["elf"], tmp_path / "dump")
+    assert without_copies(dump) > 1
+    stripped = opened(dumps, dump)
+    try:
+        assert stripped.both.vmcoreinfo is None and stripped.alone.vmcoreinfo is None
+        for session in (stripped.both, stripped.alone):
+            for command in SHORT:
+                Pair(whole, session).check(command, f"{kernel} without any VMCOREINFO")
     finally:
         whole.close()
         stripped.close()
