@@ -113,12 +113,12 @@ class SadumpDump(BlockDump):
 
     def checked(self) -> Dump:
         disks = [part.disk for part in self.parts]
-        wanted = [0] if disks[0] == 0 else list(range(1, _disks(self.parts[0]) + 1))
-        if disks != wanted:
-            told = f"{len(wanted)} disks" if disks[0] == 1 else "disks"
-            what = f"is of an sadump set of {told}, of which only {', '.join(map(str, disks))} was given"
-            raise BadFormat(self.path, what)
-        return self
+        count = _disks(self.parts[0]) if disks[0] == 1 else 0
+        if disks == [0] or (disks == list(range(1, len(disks) + 1)) and len(disks) == count):
+            return self
+        told = f"{count} disks" if count else "disks"
+        what = f"is of an sadump set of {told}, of which only {', '.join(map(str, disks))} was given"
+        raise BadFormat(self.path, what)
 
     def state(self, number: int) -> int:
         if self._dumped.test(number):
