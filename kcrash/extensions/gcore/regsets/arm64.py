@@ -16,17 +16,20 @@ if TYPE_CHECKING:
 EM_AARCH64 = 183
 NT_PRFPREG, NT_ARM_TLS, NT_ARM_HW_BREAK, NT_ARM_HW_WATCH, NT_ARM_SYSTEM_CALL = 2, 0x401, 0x402, 0x403, 0x404
 NT_ARM_SVE, NT_ARM_PAC_MASK, NT_ARM_PACA_KEYS, NT_ARM_PACG_KEYS = 0x405, 0x406, 0x407, 0x408
-NT_ARM_TAGGED_ADDR_CTRL, NT_ARM_PAC_ENABLED_KEYS, NT_ARM_FPMR, NT_ARM_POE = 0x409, 0x40A, 0x40E, 0x40F
+NT_ARM_TAGGED_ADDR_CTRL, NT_ARM_PAC_ENABLED_KEYS, NT_ARM_SSVE, NT_ARM_ZA, NT_ARM_ZT = range(0x409, 0x40E)
+NT_ARM_FPMR, NT_ARM_POE, NT_ARM_GCS = 0x40E, 0x40F, 0x410
 AT_HWCAP, AT_HWCAP2 = 16, 26
 # Bits of AT_HWCAP, and of AT_HWCAP2 from 64 on (arch/arm64/include/uapi/asm/hwcap.h).
-SVE, PACA, PACG, MTE, FPMR, POE = 22, 30, 31, 64 + 18, 64 + 48, 64 + 63
+SVE, PACA, PACG, GCS, MTE, SME, SME2, FPMR, POE = 22, 30, 31, 32, 64 + 18, 64 + 23, 64 + 37, 64 + 48, 64 + 63
 # Bits of thread_info.flags (arch/arm64/include/asm/thread_info.h), the same since there was SVE.
-TIF_SVE, TIF_SVE_VL_INHERIT, TIF_TAGGED_ADDR = 23, 24, 26
+TIF_SVE, TIF_SVE_VL_INHERIT, TIF_TAGGED_ADDR, TIF_SME_VL_INHERIT = 23, 24, 26, 28
 FP_STATE_SVE = 2
 FPSIMD_BYTES = 528  # struct user_fpsimd_state
 FPSIMD_USED = 520  # without its padding
 SVE_HEADER = struct.Struct("<2I4H")
 SVE_PT_REGS_SVE, SVE_PT_VL_INHERIT = 1, 2
+SVCR_SM, SVCR_ZA = 1, 2
+ZT_BYTES = 64
 DEBUG_SLOTS = 16
 ID_AA64DFR0 = 3 << 19 | 5 << 8  # sys_reg(3, 0, 0, 5, 0)
 MAX_REGISTERS = 1 << 14  # bytes of the kernel's table of them
@@ -154,16 +157,78 @@ def _sve_registers(thread: Thread, length: int) -> bytes:
     return (data.ljust(_sve_bytes(length) - 16, b"\0") + control).ljust(_sve_bytes(length), b"\0")
 
 
-def _longest_vector(thread: Thread) -> int:
-    """vl_info[ARM64_VEC_SVE].max_vl; sve_max_vl before v5.16."""
+def _longest_vector(thread: Thread, kind: int = 0) -> int:
+    """max_vl of vl_info[ARM64_VEC_SVE] (0) or [ARM64_VEC_SME] (1); sve_max_vl before v5.16."""
     session = thread.session
     table, known = session.symbols.find_kernel("vl_info"), session.types.has("struct vl_info", "max_vl")
     if table is not None and known:
-        return session.memory.u32(table + session.types.offset("struct vl_info", "max_vl"))
+        types = session.types
+        table += kind * types.size("struct vl_info")
+        return session.memory.u32(table + types.offset("struct vl_info", "max_vl"))
     symbol = session.symbols.find_kernel("sve_max_vl")
     if symbol is None:
         raise Unavailable("nothing tells how long vectors may be")
     return session.memory.u32(symbol)
+
+
+# -- matrices and streaming vectors
+
+
+def streaming_vectors(thread: Thread) -> bytes | None:
+    """struct user_sve_header of streaming mode, alone while the thread is not in it (sve_get_common())."""
+    if not supports(thread, SME):
+        return None
+    if _streaming_control(thread) & SVCR_SM:
+        raise Unavailable("the thread is in streaming mode")
+    length, longest = _streaming_length(thread), _longest_vector(thread, 1)
+    size = SVE_HEADER.size
+    return SVE_HEADER.pack(size, size + _sve_bytes(longest), length, longest, _streaming_flags(thread), 0)
+
+
+def matrix(thread: Thread) -> bytes | None:
+    """struct user_za_header and, if the thread has switched it on, the matrix (za_get())."""
+    if not supports(thread, SME):
+        return None
+    length, longest = _streaming_length(thread), _longest_vector(thread, 1)
+    on = _streaming_control(thread) & SVCR_ZA
+    body = _matrix_state(thread, 0, length * length) if on else b""
+    size, whole = SVE_HEADER.size + len(body), SVE_HEADER.size + length * length
+    return SVE_HEADER.pack(size, whole, length, longest, _streaming_flags(thread), 0) + body
+
+
+def lookup_table(thread: Thread) -> bytes | None:
+    """ZT0, zeros while the matrix is off (zt_get())."""
+    if not supports(thread, SME2):
+        return None
+    if not _streaming_control(thread) & SVCR_ZA:
+        return bytes(ZT_BYTES)
+    return _matrix_state(thread, _streaming_length(thread) ** 2, ZT_BYTES)
+
+
+def _streaming_control(thread: Thread) -> int:
+    """SVCR as of the last switch away from the thread."""
+    if thread.cpu is not None:
+        raise Unavailable(f"in the registers of CPU {thread.cpu}, which the dump does not have")
+    return number(thread, "thread.svcr") or 0
+
+
+def _streaming_length(thread: Thread) -> int:
+    lengths = member(thread, "thread.vl", 8)
+    length = int.from_bytes(lengths[4:], "little") if lengths else 0
+    if not length or length % 16 or length > 256:
+        raise Unavailable(f"a streaming vector length of {length} bytes")
+    return length
+
+
+def _streaming_flags(thread: Thread) -> int:
+    return SVE_PT_VL_INHERIT if thread.thread_flag(TIF_SME_VL_INHERIT) else 0
+
+
+def _matrix_state(thread: Thread, offset: int, size: int) -> bytes:
+    pointer = number(thread, "thread.sme_state")
+    if not pointer:
+        raise Unavailable("no memory holds the thread's matrix")
+    return thread.session.memory.read(pointer + offset, size)
 
 
 def fpmr(thread: Thread) -> bytes | None:
@@ -274,6 +339,15 @@ def permission_overlay(thread: Thread) -> bytes | None:
     return member(thread, "thread.por_el0", 8) if supports(thread, POE) else None
 
 
+def guarded_stack(thread: Thread) -> bytes | None:
+    """struct user_gcs: features that are on, those that are locked, and GCSPR_EL0 (gcs_get())."""
+    if not supports(thread, GCS):
+        return None
+    names = ("gcs_el0_mode", "gcs_el0_locked", "gcspr_el0")
+    found = [member(thread, f"thread.{name}", 8) for name in names]
+    return b"".join(value or bytes(8) for value in found)
+
+
 # -- the port
 
 
@@ -300,12 +374,16 @@ register_port(
             Regset("FPMR", "LINUX", NT_ARM_FPMR, fpmr),
             Regset("SYSTEM_CALL", "LINUX", NT_ARM_SYSTEM_CALL, system_call),
             Regset("SVE", "LINUX", NT_ARM_SVE, sve),
+            Regset("SSVE", "LINUX", NT_ARM_SSVE, streaming_vectors),
+            Regset("ZA", "LINUX", NT_ARM_ZA, matrix),
+            Regset("ZT", "LINUX", NT_ARM_ZT, lookup_table),
             Regset("PAC_MASK", "LINUX", NT_ARM_PAC_MASK, pac_mask),
             Regset("PAC_ENABLED_KEYS", "LINUX", NT_ARM_PAC_ENABLED_KEYS, enabled_keys),
             Regset("PACA_KEYS", "LINUX", NT_ARM_PACA_KEYS, address_keys),
             Regset("PACG_KEYS", "LINUX", NT_ARM_PACG_KEYS, generic_key),
             Regset("TAGGED_ADDR_CTRL", "LINUX", NT_ARM_TAGGED_ADDR_CTRL, tagged_addresses),
             Regset("POE", "LINUX", NT_ARM_POE, permission_overlay),
+            Regset("GCS", "LINUX", NT_ARM_GCS, guarded_stack),
         ),
     )
 )
