@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from tests.lab import boots, forms, kernels, lab, streams
+from tests.lab import boots, forms, kernels, lab, streams, twins
 from tests.lab.architectures import AMD64, ARCHITECTURES
 
 
@@ -22,6 +22,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--arch", default=AMD64.name, choices=[*ARCHITECTURES], help="the machine's (amd64)")
     parser.add_argument("--cpu", default="", help="QEMU's -cpu (max); max,la57=off for four-level tables")
+    parser.add_argument("--twins", action="store_true", help="twin processes and a core, and nothing else")
     parser.add_argument("--streams", action="store_true", help="QEMU's migration streams, and nothing else")
     parser.add_argument("--refresh", action="store_true", help="ask for newer builds of the kernels")
     parser.add_argument("--prune", action="store_true", help="remove the dumps that older sources made")
@@ -60,6 +61,8 @@ def main() -> None:
     for version in options.kernel or ("6.1", "6.12"):
         if options.streams:
             print(streams.streams(version))
+        elif options.twins:
+            print(twins.twins(version, arch=options.arch, cpu=options.cpu))
         else:
             _make(version, options)
     return None
