@@ -125,10 +125,16 @@ class Session:
         if blob is not None:
             self.types.add(BtfSource(blob.data, blob.file, pointer_size=self.arch.word_bytes))
         self.types.add(DeclarationSource(self.types, size_of=self._symbol_size))
+        self.types.elsewhere = self._module_type
         if self.has_dwarf:
             self.types.add(LazySource(lambda: self.dwarf), last_resort=blob is not None)
         elif blob is None:
             raise BadFormat(self.kernel_name, "has neither BTF nor DWARF: no types")
+
+    def _module_type(self, kind: str, name: str) -> Type | None:
+        from kcrash.linux.module_types import find_in_modules
+
+        return find_in_modules(self, kind, name) if self.options.load_modules else None
 
     def _symbol_size(self, name: str) -> int:
         symbol = self.symbols.symbol(name)

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from kcrash.commands.base import Address, Context, Fault, Item, Record
-from kcrash.errors import CommandError, ExpressionError, KcrashError, MemoryFault, MissingMember
+from kcrash.errors import CommandError, ExpressionError, MemoryFault, MissingMember
 from kcrash.memory.space import AddressSpace
 from kcrash.session import Session
 from kcrash.types.ctext import declare
@@ -92,27 +92,7 @@ class Layout:
 
 def layout_of(session: Session, text: str, kind: str = "") -> Layout:
     """As parse_layout(), of the session's types; those of modules are looked at if the kernel has none."""
-    types = scope_of(session).types
-    name = text.partition(".")[0]
-    if find_compound(types, name, kind) is None:
-        types = _module_types_with(session, name, kind) or types
-    return parse_layout(types, text, kind)
-
-
-def _module_types_with(session: Session, name: str, kind: str) -> Types | None:
-    """The types of the first module that knows ``name``, or None."""
-    from kcrash.linux.module_types import module_types
-    from kcrash.linux.modules import modules
-
-    try:
-        loaded = modules(session)
-    except KcrashError:
-        return None
-    for module in loaded:
-        types = module_types(session, module.name)
-        if find_compound(types, name, kind) is not None:
-            return types
-    return None
+    return parse_layout(scope_of(session).types, text, kind)
 
 
 def parse_layout(types: Types, text: str, kind: str = "") -> Layout:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kcrash.errors import KcrashError
 from kcrash.linux.lists import list_for_each_entry
 from kcrash.types.btf import BtfSource
+from kcrash.types.model import Type
 from kcrash.types.namespace import Types
 from kcrash.types.source import TypeSource
 
@@ -39,15 +41,34 @@ def _make(session: Session, names: tuple[str, ...], instead: TypeSource | None) 
     return made
 
 
+def find_in_modules(session: Session, kind: str, name: str) -> Type | None:
+    """The type ``name`` of a kind of the first module whose BTF has it; None if none has."""
+    sources = (_source(session, module) for module in session.reading("module BTF", lambda: _blobs(session)))
+    found = (source.find(kind, name) for source in sources if source is not None)
+    return next((type_ for type_ in found if type_ is not None), None)
+
+
+def _blobs(session: Session) -> dict[str, tuple[int, int]]:
+    """``(address, bytes)`` of the BTF of modules, as far as the list can be read."""
+    found: dict[str, tuple[int, int]] = {}
+    with suppress(KcrashError):
+        for name, data, size in _loaded(session):
+            found.setdefault(name, (data, size))
+    return found
+
+
 def _source(session: Session, name: str) -> BtfSource | None:
+    return session.reading(("module BTF", name), lambda: _read(session, name))
+
+
+def _read(session: Session, name: str) -> BtfSource | None:
     base = next((source for source in session.types.sources if isinstance(source, BtfSource)), None)
-    try:
-        for found, data, size in _loaded(session):
-            if found == name and size <= MAX_BTF:
-                blob = session.memory.read(data, size)
-                return BtfSource(blob, f"module {name}", pointer_size=session.arch.word_bytes, base=base)
-    except KcrashError:
-        pass
+    data, size = session.reading("module BTF", lambda: _blobs(session)).get(name, (0, 0))
+    if not 0 < size <= MAX_BTF:
+        return None
+    with suppress(KcrashError):
+        blob = session.memory.read(data, size)
+        return BtfSource(blob, f"module {name}", pointer_size=session.arch.word_bytes, base=base)
     return None
 
 

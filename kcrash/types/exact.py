@@ -27,7 +27,13 @@ class ExactTypes(Types):
         self.complete = bool(self.quick) and others <= 1
 
     def find(self, kind: str, name: str) -> Type | None:
-        """See Types.find()."""
+        """See Types.find(); what no source knows may be known elsewhere."""
+        found = self._known(kind, name)
+        if found is None and kind != "base" and self.base.elsewhere is not None:
+            return self.base.elsewhere(kind, name)
+        return found
+
+    def _known(self, kind: str, name: str) -> Type | None:
         if self.complete:
             known = (source.find(kind, name) for source in self.quick)
             found = next((type_ for type_ in known if type_ is not None), None)

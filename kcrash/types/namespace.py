@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from kcrash.errors import ExpressionError, MissingSymbol, MissingType
 from kcrash.types.layout import Reader, require_compound
@@ -22,6 +22,8 @@ class Types:
         self.pointer_size = pointer_size
         self.sources: list[TypeSource] = []
         self._quick: list[TypeSource] = []
+        #: Asked, by what shows types, for a kind and name that no source knows: it may be slow.
+        self.elsewhere: Callable[[str, str], Type | None] | None = None
         #: The debuginfo of modules, by their names: also among ``sources``.
         self.modules: dict[str, TypeSource] = {}
         self._found: dict[tuple[str, str], Type | None] = {}

@@ -178,6 +178,17 @@ def test_the_folder_of_mod_is_searched(dumps: lab.Dumps, tmp_path: Path) -> None
     session.close()
 
 
+def test_types_come_from_the_btf_of_modules(session: Session, dumps: lab.Dumps) -> None:
+    """Without any debuginfo of the module: the same as with it, in listings and in expressions."""
+    lines = ("struct zram.disksize", "whatis struct zcomp", "p sizeof(struct zram)",
+             "p &((struct zram *)0)->disksize")  # fmt: skip
+    without = [re.sub(r"\$\d+", "$", run_kcrash(session, line)) for line in lines]
+    run_kcrash(session, "mod -s zram")
+    assert session.module_debug
+    assert [re.sub(r"\$\d+", "$", run_kcrash(session, line)) for line in lines] == without
+    assert not any("mod:" in text or "p:" in text for text in without)
+
+
 def drgn_answers(dumps: lab.Dumps, questions: dict[str, Any]) -> dict[str, Any]:
     """What drgn says (drgn_debug.py)."""
     files = [dumps.vmlinux, dumps.forms[FORM], dumps.debug_modules]
