@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kcrash.errors import KcrashError, MemoryFault
 from kcrash.linux.stack import unwind_target
 from kcrash.types.dwarf import constants as dw
-from kcrash.types.model import Type
+from kcrash.types.model import CompoundType, Type
 from kcrash.unwind.location import OPTIMIZED_OUT, Absent, LocationMachine, Piece, assemble
 from kcrash.unwind.unwinder import Frame
 from kcrash.values.value import Value
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kcrash.types.dwarf import CallSite, DwarfSource, FrameScope, Variable
     from kcrash.types.dwarf.info import Unit
 
+MAX_NESTED = 16
 MAX_ENTRY_DEPTH = 16  # of calls through which what was handed over is followed
 _SIGNED = (dw.DW_ATE_signed, dw.DW_ATE_signed_char)
 
@@ -114,7 +115,9 @@ class _FrameView:
         return self._assembled(pieces, type_)
 
     def _assembled(self, pieces: list[Piece], type_: Type) -> Value:
-        data = assemble(pieces, type_.size, unwind_target(self.session), self.session.memory)
+        data, known = assemble(pieces, type_.size, unwind_target(self.session), self.session.memory)
+        if _significant(type_) & ~known:
+            raise Absent(f"partly {OPTIMIZED_OUT}" if known else OPTIMIZED_OUT)
         return Value(self.session, type_, data=data)
 
     def _of_constant(self, constant: int | bytes, type_: Type) -> Value:
@@ -149,6 +152,18 @@ class _FrameView:
         if site.target is None:
             return site.callee == this.name
         return caller.machine(site.target, site.unit).value() - self.debug[1] == this.low
+
+
+def _significant(type_: Type, depth: int = 0) -> int:
+    """The bits of a type that are no padding, as a little-endian number: compilers describe no others."""
+    plain = type_.underlying
+    if not isinstance(plain, CompoundType) or depth > MAX_NESTED:
+        return (1 << 8 * type_.size) - 1
+    mask = 0
+    for member in plain.members:
+        own = (1 << member.bit_size) - 1 if member.bit_size else _significant(member.type, depth + 1)
+        mask |= own << member.bit_offset
+    return mask
 
 
 @dataclass(frozen=True)

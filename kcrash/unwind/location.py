@@ -55,7 +55,7 @@ class Context(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a value, in memory at ``address`` or ``data`` itself.
+    """A part of a value, in memory at ``address`` or ``data`` itself; with neither it is optimized out.
 
     ``bits``: how long, 0 for all of the value; ``skip``: bits before it.
     """
@@ -164,10 +164,12 @@ class LocationMachine(Machine):
         if len(self._pieces) >= MAX_PIECES:
             self._bad(f"more than {MAX_PIECES} pieces")
         here, self._here = self._here, None
-        if here is None:
-            if not self.stack:
-                raise Absent(OPTIMIZED_OUT)
+        if here is None and self.stack:
             here = Piece(address=self.stack.pop() & self.target.mask)
+        if here is None:
+            if not bits:
+                raise Absent(OPTIMIZED_OUT)
+            here = Piece()  # this part is nowhere
         self._pieces.append(Piece(here.address, here.data, bits, skip))
         self.stack.clear()
 
@@ -309,20 +311,27 @@ _LOCATION = {
 }
 
 
-def assemble(pieces: list[Piece], size: int, target: Target, memory: MemoryReader) -> bytes:
-    """The bytes of a value of ``size`` bytes that is not as a whole in memory. Raises Absent, MemoryFault."""
+def assemble(pieces: list[Piece], size: int, target: Target, memory: MemoryReader) -> tuple[bytes, int]:
+    """``(bytes, mask)`` of a value of ``size`` bytes; the mask (a little-endian number) is of the known bits.
+
+    Raises Absent, MemoryFault.
+    """
     order: ByteOrder = "little" if target.order == "<" else "big"
-    total = done = 0
+    total = known = done = 0
     for piece in pieces:
-        bits = piece.bits or 8 * size - done
-        number = _piece_bits(piece, bits, memory, order)
-        total = total | number << done if order == "little" else total << bits | number
+        bits = piece.bits or max(0, 8 * size - done)
+        there = piece.data is not None or piece.address is not None
+        number, mask = (_piece_bits(piece, bits, memory, order), (1 << bits) - 1) if there else (0, 0)
+        if order == "little":
+            total, known = total | number << done, known | mask << done
+        else:
+            total, known = total << bits | number, known << bits | mask
         done += bits
-    if done < 8 * size:
-        raise Absent(OPTIMIZED_OUT)
     if order == "big":
-        total >>= done - 8 * size
-    return (total & (1 << 8 * size) - 1).to_bytes(size, order)
+        total, known = (n << max(0, 8 * size - done) >> max(0, done - 8 * size) for n in (total, known))
+    whole = (1 << 8 * size) - 1
+    mask_bytes = (known & whole).to_bytes(size, order)
+    return (total & whole).to_bytes(size, order), int.from_bytes(mask_bytes, "little")
 
 
 def _piece_bits(piece: Piece, bits: int, memory: MemoryReader, order: ByteOrder) -> int:
