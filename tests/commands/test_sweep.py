@@ -17,7 +17,7 @@ from kcrash.commands._arguments import Flag, Number, Option, spellings
 from kcrash.commands.base import Command
 from kcrash.session import Session
 from tests.lab import lab
-from tests.parity.conftest import run_kcrash
+from tests.parity.conftest import run_kcrash, with_gcore
 from tests.unwind.support import KERNELS
 
 pytestmark = pytest.mark.lab
@@ -98,7 +98,7 @@ def test_no_internal_error(version: str, alone: bool, tmp_path: object) -> None:
     dumps = lab.dumps(version, names=["zlib-d31"])
     files = [str(dumps.forms["zlib-d31"])] + ([] if alone else [str(dumps.vmlinux)])
     session = kcrash.open(*files)
-    run_kcrash(session, "extend gcore")
+    with_gcore(session)
     assert len(list(commands(session))) > 150
     assert sweep(session, str(tmp_path)) == []
     session.close()

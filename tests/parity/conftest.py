@@ -162,6 +162,14 @@ def run_kcrash(session: Session, command: str) -> str:
     return "".join(out.parts) + errors.getvalue()
 
 
+def with_gcore(session: Session) -> None:
+    """gcore loaded: an extension is of the process, not of the session."""
+    from kcrash.commands import REGISTRY
+
+    if "gcore" not in REGISTRY:
+        run_kcrash(session, "extend gcore")
+
+
 # -- fixtures
 
 

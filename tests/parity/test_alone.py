@@ -27,7 +27,7 @@ import kcrash
 from kcrash.session import Session
 from tests.build.stripped import without_copies, without_vmcoreinfo
 from tests.lab import lab
-from tests.parity.conftest import diff, lab_dumps, normal, run_kcrash
+from tests.parity.conftest import diff, lab_dumps, normal, run_kcrash, with_gcore
 from tests.unwind.support import KERNELS
 
 pytestmark = pytest.mark.lab
@@ -186,7 +186,7 @@ def test_the_core_is_the_same(case: tuple[str, Pair, lab.Dumps, str], tmp_path: 
     pid = dumps.truth.threads[0].pid
     cores = []
     for name, session in (("both", pair.both), ("alone", pair.alone)):
-        run_kcrash(session, "extend gcore")
+        with_gcore(session)
         output = run_kcrash(session, f"gcore -o {tmp_path / name} {pid}")
         assert (tmp_path / name).exists(), f"{label}: {output}"
         cores.append((tmp_path / name).read_bytes())
