@@ -360,6 +360,11 @@ def open_session(files: Sequence[str], options: Options | None = None) -> Sessio
         dump = open_dump(dumps, options.total_progress)
     try:
         return Session(dump, _vmlinux(dump, kernels, options), options)
+    except KcrashError as error:
+        dump.close()
+        if dump.cut and not isinstance(error, MismatchError):
+            raise KcrashError(f"{error} (the dump is incomplete: its file ends before its data do)") from None
+        raise
     except BaseException:
         dump.close()
         raise

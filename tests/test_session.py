@@ -144,7 +144,8 @@ def test_a_dump_cut_anywhere(copy: Path, dumps: lab.Dumps) -> None:
         status, output, errors = kcrash(dumps.vmlinux, copy)
         outcomes.add(status)
         if status == 0:
-            assert output == whole, f"cut at {offset:#x}: something is missing, and nobody says so"
+            said = "incomplete" in errors
+            assert said or output == whole, f"cut at {offset:#x}: something is missing, and nobody says so"
             continue
         assert BROKEN.search(output + errors), f"cut at {offset:#x}: {output[-500:]}{errors}"
         if not output:
