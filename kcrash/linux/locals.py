@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kcrash.types.dwarf.info import Unit
 
 MAX_NESTED = 16
+MAX_ASKED = 10_000
 MAX_ENTRY_DEPTH = 16  # of calls through which what was handed over is followed
 _SIGNED = (dw.DW_ATE_signed, dw.DW_ATE_signed_char)
 
@@ -79,6 +80,8 @@ class _FrameView:
     frames: Sequence[Frame]
     index: int
     depth: int = 0
+    #: One entry for each time that a caller was asked; shared with the views of the callers.
+    asked: list[bytes] = field(default_factory=list)
 
     @property
     def frame(self) -> Frame:
@@ -132,6 +135,9 @@ class _FrameView:
 
     def handed_over(self, place: bytes) -> int:
         """What the caller had put into ``place`` when this function was entered. Raises Absent."""
+        if len(self.asked) >= MAX_ASKED:
+            raise Absent("its location asks too many callers")
+        self.asked.append(place)
         caller = self._caller()
         site = caller.debug[0].call_site((caller.frame.pc or 0) - caller.debug[1])
         if site is None or place not in site.values or not self._calls_this(caller, site):
@@ -142,7 +148,7 @@ class _FrameView:
         callers = self.frames[self.index + 1 : self.index + 2]
         if not callers or callers[0].interrupted or self.depth >= MAX_ENTRY_DEPTH:
             raise Absent(OPTIMIZED_OUT)
-        return _FrameView(self.session, self.frames, self.index + 1, self.depth + 1)
+        return _FrameView(self.session, self.frames, self.index + 1, self.depth + 1, self.asked)
 
     def _calls_this(self, caller: _FrameView, site: CallSite) -> bool:
         """False if the call may have come here through others, by tail calls."""
@@ -168,7 +174,10 @@ def _significant(type_: Type, depth: int = 0) -> int:
 
 @dataclass(frozen=True)
 class _Context:
-    """A frame as location expressions ask of it (kcrash.unwind.location.Context)."""
+    """A frame as location expressions ask of it (kcrash.unwind.location.Context).
+
+    ``unit``: of the expression; None for that of the frame base.
+    """
 
     view: _FrameView
     unit: Unit | None
@@ -182,6 +191,8 @@ class _Context:
         return self.view.debug[1]
 
     def frame_base(self) -> int:
+        if self.unit is None:
+            raise Absent("the frame base is made of itself")
         source = self.view.debug[0]
         base = source.frame_base(self.view.address)
         if base is None:
