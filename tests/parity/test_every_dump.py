@@ -100,7 +100,7 @@ def test_same_tasks_as_drgn(parity: Parity) -> None:
 
 
 def _only_excluded_ones_lack(parity: Parity, ours: list[str]) -> None:
-    """makedumpfile takes pages of newer kernels for free ones: drgn gives up, kcrash says which are gone."""
+    """makedumpfile takes pages of kernels newer than itself for free: drgn gives up, kcrash says which."""
     missing = set(tasks_of_drgn(parity.kernel, "elf")) - set(ours)
     excluded = [error for error in task_table(parity.session).errors if "excluded" in str(error)]
     assert missing and set(ours) <= set(tasks_of_drgn(parity.kernel, "elf"))
