@@ -18,6 +18,12 @@ from types import FrameType
 
 import numpy as np
 
+if "--atheris" in sys.argv:  # must see the readers being imported
+    import atheris
+
+    with atheris.instrument_imports(include=["kcrash.dump"]):
+        pass
+
 from kcrash.dump import _open_one
 from kcrash.dump.base import HEAD, Dump, formats
 from kcrash.dump.source import Source, unwrapped
@@ -152,6 +158,7 @@ def _late(_signal: int, _frame: FrameType | None) -> None:
 def by_chance(count: int, seed: int, only: str) -> None:
     """``count`` mutations, in turn of each seed."""
     chance = random.Random(seed)
+    signal.signal(signal.SIGALRM, _late)  # libFuzzer has an alarm of its own
     files = {name: data for name, data in seeds().items() if only in name}
     places = {name: places_of(data) for name, data in files.items()}
     names, opened, start = sorted(files), 0, time.monotonic()
@@ -175,15 +182,15 @@ def by_chance(count: int, seed: int, only: str) -> None:
             print(f"{number} inputs, {opened} opened, {rate:.0f} a second, peak {peak} MiB", flush=True)
 
 
-def guided(folder: str) -> None:
-    """Atheris's loop, on a corpus in ``folder``."""
+def guided(folder: str, options: Sequence[str]) -> None:
+    """Atheris's loop, on a corpus in ``folder``; ``options``: libFuzzer's."""
     import atheris
 
     Path(folder).mkdir(exist_ok=True)
     for name, data in seeds().items():
         (Path(folder) / hashlib.sha256(name.encode()).hexdigest()[:12]).write_bytes(data)
-    atheris.instrument_all()
-    atheris.Setup([sys.argv[0], folder, f"-timeout={SECONDS}", "-max_len=262144"], lambda data: try_one(data))
+    argv = [sys.argv[0], folder, f"-timeout={SECONDS}", "-max_len=262144", *options]
+    atheris.Setup(argv, lambda data: try_one(data))
     atheris.Fuzz()
 
 
@@ -194,12 +201,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
     parser.add_argument("--only", default="", help="seeds whose name has this in it")
     parser.add_argument("--atheris", metavar="FOLDER")
-    args = parser.parse_args()
+    args, rest = parser.parse_known_args()
     assert formats()
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
-    signal.signal(signal.SIGALRM, _late)
     print(f"seed {args.seed}", flush=True)
-    guided(args.atheris) if args.atheris else by_chance(args.count, args.seed, args.only)
+    guided(args.atheris, rest) if args.atheris else by_chance(args.count, args.seed, args.only)
 
 
 if __name__ == "__main__":
