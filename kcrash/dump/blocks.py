@@ -174,6 +174,17 @@ class BlockIndex:
         at = bisect_left(self.numbers, number)
         return self.places[at] if at < len(self.numbers) and self.numbers[at] == number else None
 
+    def find_many(self, numbers: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
+        """Whether each block has a place, and which (0 where it has none)."""
+        import numpy as np
+
+        known = np.frombuffer(self.numbers, dtype=np.uint64)
+        if not len(known):
+            return np.zeros(len(numbers), dtype=np.bool_), np.zeros(len(numbers), dtype=np.uint64)
+        at = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
+        found = known[at] == numbers
+        return found, np.where(found, np.frombuffer(self.places, dtype=np.uint64)[at], np.uint64(0))
+
     def runs(self) -> list[tuple[int, int]]:
         """``[start, end)`` of numbers that follow each other."""
         import numpy as np

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from struct import Struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kcrash.dump._qemu_cpus import Devices, read_devices
 from kcrash.dump.base import (
@@ -30,6 +30,12 @@ from kcrash.dump.codecs import ZLIB, decompressor
 from kcrash.dump.pieces import ZERO_FILL, PieceDump, Stretches
 from kcrash.dump.source import Source
 from kcrash.errors import BadFormat, FaultReason, MemoryFault
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from kcrash.dump.base import Pages
 
 MAGIC = b"QEVM"
 VERSION = 3
@@ -332,6 +338,35 @@ class QemuDump(BlockDump):
         if len(data) < size:
             raise MemoryFault("physical", number << self._shift, FaultReason.TRUNCATED)
         return data
+
+    def page_states(self, pfns: NDArray[np.uint64], page_size: int) -> NDArray[np.uint8]:
+        import numpy as np
+
+        if page_size != self.block_size:
+            return super().page_states(pfns, page_size)
+        found, _ = self._index.find_many(pfns)
+        states = np.where(found, PRESENT, NOT_IN_DUMP).astype(np.uint8)
+        for row in np.flatnonzero(~found):
+            states[row] = self.state(int(pfns[row]))
+        return states
+
+    def read_pages(self, pfns: NDArray[np.uint64], page_size: int) -> Pages:
+        """Pages that are filled or byte for byte in the file take a short way."""
+        import numpy as np
+
+        if page_size != self.block_size:
+            return super().read_pages(pfns, page_size)
+        found, places = self._index.find_many(pfns)
+        data = np.zeros((len(pfns), page_size), dtype=np.uint8)
+        states = np.where(found, PRESENT, NOT_IN_DUMP).astype(np.uint8)
+        filled, plain = found & (places >= FILLED), found & (places < PACKED)
+        data[filled] = (places[filled] & np.uint64(0xFF)).astype(np.uint8)[:, None]
+        for row, at in zip(np.flatnonzero(plain).tolist(), places[plain].tolist(), strict=True):
+            if self.source.read_into(at, data[row].data) < page_size:
+                states[row], data[row] = TRUNCATED, 0
+        others = np.flatnonzero(~filled & ~plain)
+        data[others], states[others] = super().read_pages(pfns[others], page_size)
+        return data, states
 
     def ranges(self) -> list[PhysicalRange]:
         return self._ranges

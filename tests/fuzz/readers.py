@@ -21,7 +21,7 @@ import numpy as np
 if "--atheris" in sys.argv:  # must see the readers being imported
     import atheris
 
-    with atheris.instrument_imports(include=["kcrash.dump"]):
+    with atheris.instrument_imports(include=["kcrash"]):
         pass
 
 from kcrash.dump import _open_one
