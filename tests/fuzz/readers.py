@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 
@@ -22,7 +23,7 @@ if "--atheris" in sys.argv:  # must see the readers being imported
     import atheris
 
     with atheris.instrument_imports(include=["kcrash"]):
-        pass
+        import_module("kcrash.dump")
 
 from kcrash.dump import _open_one
 from kcrash.dump.base import HEAD, Dump, formats
@@ -38,21 +39,8 @@ from tests.build.pages import some_pages
 
 SECONDS = 10
 BYTES = 4 << 30
-INTERESTING = (
-    0,
-    1,
-    2,
-    7,
-    0x7F,
-    0x80,
-    0xFF,
-    0x1000,
-    0x7FFFFFFF,
-    0x80000000,
-    0xFFFFFFFF,
-    1 << 62,
-    (1 << 64) - 1,
-)
+INTERESTING = (0, 1, 2, 7, 0x7F, 0x80, 0xFF, 0x1000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 62,
+               (1 << 64) - 1)  # fmt: skip
 PFNS = np.array([*range(40), 0x200, 0x201, 1 << 30, (1 << 52) - 1], dtype=np.uint64)
 
 
