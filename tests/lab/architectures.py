@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 # What makedumpfile writes in the capture kernel, from /proc/vmcore: file name -> its options.
 CAPTURED = {
@@ -50,6 +50,17 @@ class Architecture:
     captured: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     host_forms: bool = False
 
+    @property
+    def key(self) -> tuple[tuple[str, object], ...]:
+        """What its dumps depend on: a field that is added changes only those that do not have its default."""
+        row = ((field, getattr(self, field.name)) for field in fields(self))
+        return tuple((field.name, value) for field, value in row if value and value != field.default)
+
+    @property
+    def big_endian(self) -> bool:
+        """Whether a word's highest byte comes first."""
+        return self.debian in ("s390x", "ppc64")
+
     def captures(self, version: str) -> bool:
         """Whether a kernel of this version leaves a dump when it panics."""
         return self.capture and version not in self.broken_capture
@@ -93,9 +104,24 @@ ARM64 = Architecture(
     broken_capture=("6.1",),  # kexec finds no _text there: /proc/vmcore is of nonsense size
 )
 
+# Debian's kernel has no CONFIG_KEXEC, and the machine no fw_cfg: VMCOREINFO is in memory only.
+S390X = Architecture(
+    name="s390x",
+    debian="s390x",
+    kernel="linux-image-s390x",
+    qemu=("qemu-system-s390x", "-machine", "s390-ccw-virtio", "-nic", "none"),
+    console="ttysclp0",
+    gnu="s390x-linux-gnu",
+    debug=False,
+    packages=("qemu-system-s390x", "gcc-s390x-linux-gnu", "libc6-dev-s390x-cross", "gdb-multiarch"),
+    memory=512,
+    capture=False,
+)
+
 ROWS = (
     AMD64,
     ARM64,
     replace(ARM64, name="arm64-16k", kernel="linux-image-arm64-16k", debug=False, compat=""),
+    S390X,
 )
 ARCHITECTURES = {row.name: row for row in ROWS}

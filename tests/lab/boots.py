@@ -39,7 +39,7 @@ def recipe(arch: Architecture) -> str:
     here = Path(__file__).parent
     code = [here / name for name in ("boots.py", "initrd.py", "libraries.py", "qemu.py")]
     tools = guest_packages(arch) if arch.cross else _compiler()
-    return cache.digest(arch, PACKAGES, tools, CAPTURE_MODULES, *initrd.sources(arch), *code)
+    return cache.digest(arch.key, PACKAGES, tools, CAPTURE_MODULES, *initrd.sources(arch), *code)
 
 
 @functools.cache

@@ -74,7 +74,7 @@ class Dumps:
     @cached_property
     def truth(self) -> Truth:
         """The console's truth. It holds at both moments, but for which of the runnable threads run."""
-        return parse(self.console)
+        return parse(self.console, ">" if self.kernel.arch.big_endian else "<")
 
     def moment(self, form: str) -> str:
         """'ready': QEMU stopped the machine, no panic yet; 'panic': saved by the capture kernel."""

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class Machine:
     cpus: int = 2
     cpu: str = "max"
     append: str = ""
-    arch: Architecture = AMD64
+    arch: Architecture = field(default=AMD64, repr=False)
 
     def arguments(self, folder: Path, image: Path) -> list[str]:
         """QEMU's argv for a kernel image, with initrd.gz and the disks in folder."""

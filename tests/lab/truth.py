@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 PAGE = 4096
+TLS_REGISTERS = ("fs_base", "tpidr", "acr01")
 T = TypeVar("T")
 _MASK = (1 << 64) - 1
 
@@ -42,10 +43,10 @@ FORMULAS: dict[str, Callable[[int, int], int]] = {
 }
 
 
-def words(formula: str, seed: int, first: int, count: int) -> bytes:
-    """The bytes of words first to first + count - 1 of a formula."""
+def words(formula: str, seed: int, first: int, count: int, order: str = "<") -> bytes:
+    """The bytes of words first to first + count - 1 of a formula, in struct's byte order."""
     word = FORMULAS[formula]
-    return struct.pack(f"<{count}Q", *(word(seed, i) for i in range(first, first + count)))
+    return struct.pack(f"{order}{count}Q", *(word(seed, i) for i in range(first, first + count)))
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Area:
     runs: tuple[Run, ...]
     page_step: int
     pages: tuple[int, ...]  # of every page_step-th page: frame number, -1 swapped out, 0 not there
+    order: str = "<"
 
     @property
     def end(self) -> int:
@@ -81,7 +83,7 @@ class Area:
         """What the area holds, all of it."""
         data = bytearray(self.size)
         for run in self.runs:
-            piece = words(run.formula, run.seed, run.offset // 8, run.size // 8)
+            piece = words(run.formula, run.seed, run.offset // 8, run.size // 8, self.order)
             data[run.offset : run.offset + run.size] = piece
         return bytes(data)
 
@@ -131,7 +133,7 @@ class Thread:
     expect: str
     entry: Entry
     cpu: int | None
-    tls_base: int  # fs_base, tpidr_el0
+    tls_base: int  # see TLS_REGISTERS
     gs_base: int
     tls_address: int
     tls_value: int
@@ -234,14 +236,17 @@ def _task(line: str) -> Task:
     return Task(int(tid), int(tgid), int(ppid), state, comm)
 
 
-def parse(console: str) -> Truth:
-    """The truth of a console's text; lines of the kernel in between do no harm."""
+def parse(console: str, order: str = "<") -> Truth:
+    """The truth of a console's text; lines of the kernel in between do no harm.
+
+    ``order``: of the machine's bytes, as struct spells it.
+    """
     said = [json.loads(line) for line in re.findall(r"^TRUTH (\{.*\})$", console, re.MULTILINE)]
     panic = re.search(r"^PANIC-BY (\d+)$", console, re.MULTILINE)
     return Truth(
         head=next((item for item in said if "version" in item), {}),
         threads=tuple(_thread(item) for item in said if "thread" in item),
-        areas=tuple(_area(item) for item in said if "area" in item),
+        areas=tuple(_area(item, order) for item in said if "area" in item),
         processes=tuple(_process(item) for item in said if "process" in item),
         failures=tuple(str(item["failed"]) for item in said if "failed" in item),
         complete=any("complete" in item for item in said),
@@ -289,7 +294,7 @@ def _thread(item: Mapping[str, Any]) -> Thread:
         expect=item["expect"],
         entry=Entry(item["entry"]),
         cpu=item["cpu"] if item["cpu"] >= 0 else None,
-        tls_base=_number(item, "fs_base" if "fs_base" in item else "tpidr"),
+        tls_base=next(_number(item, name) for name in TLS_REGISTERS if name in item),
         gs_base=_number(item, "gs_base") if "gs_base" in item else 0,
         tls_address=_number(tls, "address"),
         tls_value=_number(tls, "value"),
@@ -302,7 +307,7 @@ def _thread(item: Mapping[str, Any]) -> Thread:
     )
 
 
-def _area(item: Mapping[str, Any]) -> Area:
+def _area(item: Mapping[str, Any], order: str) -> Area:
     runs = tuple(Run(r["offset"], r["size"], r["formula"], _number(r, "seed")) for r in item["runs"])
     return Area(
         kind=item["area"],
@@ -314,6 +319,7 @@ def _area(item: Mapping[str, Any]) -> Area:
         runs=runs,
         page_step=item["page_step"],
         pages=tuple(item["pages"]),
+        order=order,
     )
 
 

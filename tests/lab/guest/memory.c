@@ -324,6 +324,12 @@ static void huge_shared(const char *kind)
 
 static struct area cow;
 
+/* Neither the kernel nor the machine need have them. */
+static bool has_kind(const char *kind)
+{
+	return strncmp(kind, "hugetlb", 7) || !access("/proc/sys/vm/nr_hugepages", W_OK);
+}
+
 static void fork_cow(const char *kind)
 {
 	struct area *a = filled(kind, fenced(12 * PAGE, PRIVATE), 12 * PAGE, MIX64);
@@ -364,7 +370,8 @@ void make_memory(void)
 	size_t i;
 
 	for (i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
-		kinds[i].make(kinds[i].kind);
+		if (has_kind(kinds[i].kind))
+			kinds[i].make(kinds[i].kind);
 }
 
 /* After the fork the child writes pages 4 to 7, the parent 8 to 11; the others stay shared. */

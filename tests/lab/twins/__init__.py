@@ -32,7 +32,7 @@ class Twins:
 
 
 def _name(kernel: kernels.Kernel, machine: Machine) -> str:
-    made_of = (machine, kernel.release, kernel.package_version, HERE)
+    made_of = (machine, machine.arch.key, kernel.release, kernel.package_version, HERE)
     return f"twins/{kernel.version}-{kernel.arch.name}-{cache.digest(*made_of)}"
 
 
