@@ -373,14 +373,19 @@ def open_session(files: Sequence[str], options: Options | None = None) -> Sessio
 def sort_files(files: Sequence[str]) -> tuple[list[str], list[str]]:
     """``(kernels, dumps)``: folders, ELF files that are no cores and packed files are, or hold, kernels;
     but not a packed dump."""
-    from kcrash.debuginfo import may_hold_kernel
-
     kernels: list[str] = []
     dumps: list[str] = []
     for file in files:
-        is_kernel = not is_dump(file) and (_is_kernel(file) or may_hold_kernel(file))
-        (kernels if is_kernel else dumps).append(file)
+        (dumps if is_dump(file) or not _holds_kernel(file) else kernels).append(file)
     return kernels, dumps
+
+
+def _holds_kernel(file: str) -> bool:
+    if _is_kernel(file):
+        return True
+    from kcrash.debuginfo import may_hold_kernel
+
+    return may_hold_kernel(file)
 
 
 def _is_kernel(file: str) -> bool:

@@ -51,13 +51,11 @@ def not_found(session: Session, name: str) -> Iterator[str]:
     yield f"symbol not found: {name}"
     yield "possible alternatives:"
     count = 0
-    for symbol in session.symbols.all():
-        if name and name in symbol.name:
-            count += 1
-            yield f"  {symbol.address:x} ({symbol.type}) {symbol.name}"
-            if count == MAX_ALTERNATIVES:
-                yield "  ..."
-                return
+    for count, symbol in enumerate(session.symbols.containing(name) if name else (), 1):
+        yield f"  {symbol.address:x} ({symbol.type}) {symbol.name}"
+        if count == MAX_ALTERNATIVES:
+            yield "  ..."
+            return
     if not count:
         yield "  (none found)"
 

@@ -61,7 +61,7 @@ def sym(context: Context, args: Arguments) -> Iterator[Item]:
             raise CommandError(f"module {args.m} is not loaded")
         yield from _module(session, args.m)
     elif args.q is not None:
-        yield from (_plain(s) for s in session.symbols.all() if args.q in s.name)
+        yield from (_plain(s) for s in session.symbols.containing(args.q))
     elif not args.what:
         raise Usage("a symbol or an address is needed")
     for word in args.what:

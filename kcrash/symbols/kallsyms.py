@@ -417,6 +417,13 @@ class KallsymsSymbols:
             self._group(above)[0] if above < self.count else None,
         )
 
+    def containing(self, text: str) -> Sequence[Symbol]:
+        """See SymbolTable."""
+        wanted = text.encode("utf-8", "replace")
+        if not any(wanted in name for name in self._all_names):
+            return []
+        return [symbol for symbol in self.all() if text in symbol.name]
+
     def all(self) -> Sequence[Symbol]:
         """See SymbolTable."""
         addresses = [self._address_of(number) for number in range(self.count)]

@@ -74,6 +74,9 @@ class SymbolTable(Protocol):
     def all(self) -> Sequence[Symbol]:
         """Every symbol, by address."""
 
+    def containing(self, text: str) -> Sequence[Symbol]:
+        """Every symbol with ``text`` in its name, by address."""
+
 
 class ElfSymbols:
     """The symbol table of an ELF file that is linked to run at fixed addresses.
@@ -294,6 +297,13 @@ class ElfSymbols:
         found = [self._numbered(number) for number in self._sorted[1].tolist()]
         return sorted(found, key=lambda symbol: (symbol.address, symbol.name))
 
+    def containing(self, text: str) -> Sequence[Symbol]:
+        """See SymbolTable."""
+        named = text.encode("utf-8", "replace") in self._strings
+        if not named and not any(text in section.name for section in self.elf.section_list):
+            return []
+        return [symbol for symbol in self.all() if text in symbol.name]
+
     def link_address(self, name: str) -> int | None:
         """Where ``name`` was linked, before KASLR; None if there is no such symbol."""
         symbol = self.symbol(name)
@@ -386,6 +396,10 @@ class ListedSymbols:
     def all(self) -> Sequence[Symbol]:
         """See SymbolTable."""
         return self._symbols
+
+    def containing(self, text: str) -> Sequence[Symbol]:
+        """See SymbolTable."""
+        return [symbol for symbol in self._symbols if text in symbol.name]
 
 
 class Symbols:
@@ -482,3 +496,9 @@ class Symbols:
         yield from self.kernel.all()
         for table in self._modules().values():
             yield from table.all()
+
+    def containing(self, text: str) -> Iterator[Symbol]:
+        """Every symbol with ``text`` in its name: the kernel's, then each module's."""
+        yield from self.kernel.containing(text)
+        for table in self._modules().values():
+            yield from table.containing(text)
