@@ -27,6 +27,9 @@ from kcrash.output import Address, Fault, Text
 from kcrash.session import Session, SourceLine
 
 
+TEXT = "tTwW"  # the letters of code
+
+
 @command(
     "dis",
     summary="disassemble",
@@ -94,7 +97,8 @@ def _extent(session: Session, args: Arguments, address: int) -> tuple[int, int |
     if args.f:  # from the routine's start, so that an address within an instruction is none
         return *routine(session, address), count
     found = session.symbols.at(address)
-    if count is None and found is not None and found[1] == 0 and not args.u:
+    whole = found is not None and found[1] == 0 and found[0].type in TEXT
+    if count is None and whole and not args.u:
         return address, routine(session, address)[1], None
     return address, None, count or 1
 
