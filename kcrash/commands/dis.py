@@ -26,7 +26,6 @@ from kcrash.memory.space import AddressSpace
 from kcrash.output import Address, Fault, Text
 from kcrash.session import Session, SourceLine
 
-
 TEXT = "tTwW"  # the letters of code
 
 
