@@ -175,7 +175,12 @@ def _arch_of(dump: Dump) -> Arch | None:
     """The architecture that the container names, None if it names none."""
     info = dump.info
     if info.machine is not None:
-        return find_arch(info.machine, info.byte_order, info.word_bits)
+        wanted = (info.machine, info.word_bits)
+        fitting = [arch for arch in all_arches() if (arch.elf_machine, arch.word_bits) == wanted]
+        if not fitting:
+            return find_arch(info.machine, info.byte_order, info.word_bits)  # says what there is
+        # Not by the byte order: QEMU labels the dumps of ppc64le big-endian.
+        return fitting[0] if len(fitting) == 1 else None
     found = find_arch_by_machine(info.utsname.machine, info.byte_order)
     if found is None:  # QEMU writes "Unknown"
         sizes = {len(note.data) for note in info.notes if note.name == "CORE" and note.type == NT_PRSTATUS}

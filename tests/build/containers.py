@@ -76,14 +76,14 @@ def _files(folder: Path, *names: str) -> Iterator[list[BinaryIO]]:
         yield [stack.enter_context((folder / name).open("wb")) for name in names]
 
 
-def _elf(out: BinaryIO, memory: Memory) -> None:
+def _elf(out: BinaryIO, memory: Memory, order: str = "<") -> None:
     """A plain ELF core, streamed: tests.build.elf_core has all the variants."""
     count = len(memory.ranges)
-    out.write(b"\x7fELF\2\1\1".ljust(16, b"\0"))
-    out.write(pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 64, 0, 0, 64, 56, count, 64, 0, 0))
+    out.write((b"\x7fELF\2" + bytes([1 if order == "<" else 2]) + b"\1").ljust(16, b"\0"))
+    out.write(pack(order + "HHIQQQIHHHHHH", 4, 62, 1, 0, 64, 0, 0, 64, 56, count, 64, 0, 0))
     at = 64 + 56 * count
     for start, data in memory.ranges:
-        out.write(pack("<IIQQQQQQ", 1, 7, at, 0, start, len(data), len(data), 0))
+        out.write(pack(order + "IIQQQQQQ", 1, 7, at, 0, start, len(data), len(data), 0))
         at += len(data)
     for _, data in memory.ranges:
         out.write(data)
@@ -211,6 +211,7 @@ def _packed(pack_all: Callable[[bytes], bytes], suffix: str) -> Write:
 
 CONTAINERS = {
     "elf": Container(_one("vmcore", _elf)),
+    "elf, labelled big-endian": Container(_one("vmcore", lambda out, m: _elf(out, m, ">")), big=True),
     "kdump": Container(_one("vmcore", _kdump(True))),
     "kdump plain, big-endian": Container(_one("vmcore", _kdump(False, ">")), big=True),
     "elf in gzip": Container(_packed(lambda data: gzip.compress(data, 1), "gz")),
