@@ -222,3 +222,14 @@ def gdb_values(path: Path, expressions: Sequence[str]) -> list[int]:
     )
     texts.write_text("\n".join(expressions) + "\n")
     return [int(row) for row in run([need("gdb"), "-nx", "-batch", "-x", str(script), str(path)]).split()]
+
+
+def share(path: Path, *flags: str) -> Path:
+    """A copy of a program whose debug info is shared with that of another copy, in a third file (dwz -m)."""
+    dwz, folder = need("dwz"), path.parent / "-".join(("shared", path.name, *flags))
+    folder.mkdir()
+    copies = [folder / "one", folder / "two"]
+    for copy in copies:
+        shutil.copy(path, copy)
+    run([dwz, *flags, "-m", str(folder / "common"), "-M", "common", *map(str, copies)])
+    return copies[0]

@@ -141,7 +141,7 @@ class Converter:
 
     def of(self, die: Die) -> Type:
         """The type that a DIE describes; ``void`` for tags of no C type. Raises Malformed."""
-        found = self._types.get(die.offset)
+        found = self._types.get(die.key)
         if found is None:
             if die.tag in _CHAINED:
                 self._check_chain(die)
@@ -149,7 +149,7 @@ class Converter:
             found = maker(die) if maker else VOID
             if len(self._types) >= MAX_CACHED:
                 self._types.clear()
-            self._types[die.offset] = found
+            self._types[die.key] = found
         return found
 
     def _check_chain(self, die: Die) -> None:
@@ -241,7 +241,7 @@ class Converter:
     def _compound(self, die: Die) -> Type:
         """A struct or union (section 5.7)."""
         signature = die.reference(dw.DW_AT_signature)
-        if signature is not None and signature != die.offset:
+        if signature is not None and signature != die.key:
             die = self.info.die(signature)
         kind = _COMPOUNDS.get(die.tag, "struct")
         name = inherited(die, dw.DW_AT_name).name

@@ -14,6 +14,7 @@ from functools import cached_property, lru_cache
 
 from kcrash.types.dwarf import constants as dw
 from kcrash.types.dwarf.abbrev import AbbrevReader, AbbrevTable, Layout, Raw
+from kcrash.types.dwarf.alternate import find_alternate
 from kcrash.types.dwarf.encoding import Malformed, initial_length, string_at, uleb
 from kcrash.types.dwarf.index import Index
 from kcrash.types.dwarf.sections import Sections
@@ -29,6 +30,10 @@ ADDRX_FORMS = {
 UNIT_REFERENCES = {
     dw.DW_FORM_ref1, dw.DW_FORM_ref2, dw.DW_FORM_ref4, dw.DW_FORM_ref8, dw.DW_FORM_ref_udata,
 }  # fmt: skip
+ALTERNATE_STRINGS = {dw.DW_FORM_GNU_strp_alt, dw.DW_FORM_strp_sup}
+_ALTERNATE_REFERENCES = {dw.DW_FORM_GNU_ref_alt, dw.DW_FORM_ref_sup4, dw.DW_FORM_ref_sup8}
+#: Offsets from here on are of the file of shared debug info.
+ALTERNATE = 1 << 62
 _MAX_DEPTH = 10_000
 
 
@@ -119,6 +124,11 @@ class Die:
         if self.end > unit.end:
             raise Malformed(f"the DIE at {offset:#x} goes beyond its unit")
 
+    @property
+    def key(self) -> int:
+        """What references to it say: its offset, in the numbering of its file (see DebugInfo.die)."""
+        return self.unit.info.base + self.offset
+
     def has(self, attribute: int) -> bool:
         """True if the attribute is there."""
         return attribute in self.values
@@ -180,11 +190,16 @@ def as_index(value: Raw, order: str) -> int:
 
 
 class DebugInfo:
-    """.debug_info of one file and the sections that it leans on."""
+    """.debug_info of one file and the sections that it leans on.
 
-    def __init__(self, file: str, sections: Sections, index: Index | None = None) -> None:
+    ``base``: what is added to the offsets of DIEs in references, ALTERNATE for the
+    file that others share DIEs of.
+    """
+
+    def __init__(self, file: str, sections: Sections, index: Index | None = None, *, base: int = 0) -> None:
         self.file = file
         self.sections = sections
+        self.base = base
         #: What earlier sessions found.
         self.index = index or Index(sections.elf)
         self.order = sections.order
@@ -243,8 +258,22 @@ class DebugInfo:
             raise Malformed(f"no unit at {offset:#x}")
         return unit
 
+    @cached_property
+    def alternate(self) -> DebugInfo | None:
+        """The debug info that this file shares with others (dwz -m); None if it is not there."""
+        found = None if self.base else find_alternate(self.sections.elf)
+        return DebugInfo(found.path, Sections(found), base=ALTERNATE) if found else None
+
     def die(self, offset: int, unit: Unit | None = None) -> Die:
-        """The DIE that starts at ``offset``. Raises Malformed if none can be there."""
+        """The DIE that starts at ``offset``; from ALTERNATE on, in the file of shared debug info.
+
+        Raises Malformed if none can be there.
+        """
+        if offset >= ALTERNATE:
+            shared = self if self.base else self.alternate
+            if shared is None:
+                raise Malformed("the file of shared debug info (.gnu_debugaltlink) is not there")
+            return shared.die(offset - ALTERNATE)
         return Die(unit or self.unit_at(offset), offset)
 
     # -- ways through a unit
@@ -254,7 +283,8 @@ class DebugInfo:
         if not die.abbrev.children:
             return
         unit, position = die.unit, die.end
-        while position < unit.end and self.data[position]:
+        data = unit.info.data
+        while position < unit.end and data[position]:
             child = Die(unit, position)
             yield child
             position = self.after(child)
@@ -263,8 +293,8 @@ class DebugInfo:
         """Where the DIE that follows ``die`` and its descendants starts."""
         if not die.abbrev.children:
             return die.end
-        sibling = die.reference(dw.DW_AT_sibling)
-        if sibling is not None and die.end < sibling < die.unit.end:
+        sibling = (die.reference(dw.DW_AT_sibling) or 0) - die.unit.info.base
+        if die.end < sibling < die.unit.end:
             return sibling
         for position, depth, _code in self.walk(die.unit, die.end):
             if depth < 0:
@@ -277,7 +307,7 @@ class DebugInfo:
         Depth 0 is that of the first; the end of a list of children is a DIE of
         code 0, at the depth of the DIE that has the children.
         """
-        data, codes, end = self.data, unit.abbrevs.codes, unit.end
+        data, codes, end = unit.info.data, unit.abbrevs.codes, unit.end
         depth = 0
         while position < end:
             start = position
@@ -295,7 +325,7 @@ class DebugInfo:
 
     def top_level(self, unit: Unit) -> Iterator[tuple[int, int]]:
         """``(offset, abbreviation code)`` of the children of the unit's DIE."""
-        data, order = self.data, self.order
+        data, order = unit.info.data, self.order
         codes, base, end = unit.abbrevs.codes, unit.offset, unit.end
         sibling = struct.Struct(order + "I").unpack_from
         position, depth = unit.first, 0
@@ -326,7 +356,7 @@ class DebugInfo:
         Exact, for it starts at the unit's header, and cheap, for it hops over
         subtrees by DW_AT_sibling: 0.2 us a DIE. Empty if the byte belongs to none.
         """
-        data, order = self.data, self.order
+        data, order = unit.info.data, self.order
         codes, base, position = unit.abbrevs.codes, unit.offset, unit.first
         sibling = struct.Struct(order + "I").unpack_from
         path: list[int] = []
@@ -368,6 +398,8 @@ class DebugInfo:
             return string_at(self.data, value)
         if form == dw.DW_FORM_line_strp:
             return string_at(self.sections[".debug_line_str"], value)
+        if form in ALTERNATE_STRINGS:
+            return string_at(self.alternate.sections[".debug_str"], value) if self.alternate else ""
         if form in STRX_FORMS:
             index = as_index(value, self.order)
             base = unit.base(dw.DW_AT_str_offsets_base)
@@ -378,9 +410,11 @@ class DebugInfo:
     def reference(self, unit: Unit, form: int, value: Raw) -> int | None:
         """Offset in .debug_info of what a form of class reference refers to."""
         if form in UNIT_REFERENCES:
-            return int(unit.offset + value)
+            return int(unit.offset + value) + self.base
         if form == dw.DW_FORM_ref_addr:
-            return int(value)
+            return int(value) + self.base
+        if form in _ALTERNATE_REFERENCES:
+            return int(value) + ALTERNATE
         if form == dw.DW_FORM_ref_sig8:
             return self._signatures.get(value)
         return None
@@ -388,7 +422,11 @@ class DebugInfo:
     @cached_property
     def _signatures(self) -> dict[int, int]:
         """Offsets of the types of type units (DWARF 5, section 7.32)."""
-        return {unit.signature: unit.offset + unit.type_offset for unit in self.units() if unit.signature}
+        return {
+            unit.signature: unit.offset + unit.type_offset + self.base
+            for unit in self.units()
+            if unit.signature
+        }
 
     def indexed_address(self, unit: Unit, index: int) -> int:
         """Entry ``index`` of the unit's part of .debug_addr (DWARF 5, section 7.27)."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from kcrash.types.dwarf import constants as dw
 from kcrash.types.dwarf.abbrev import NOTHING, Abbrev, Wanted
 from kcrash.types.dwarf.encoding import Malformed
-from kcrash.types.dwarf.info import STRX_FORMS, DebugInfo, Die, Unit, as_index
+from kcrash.types.dwarf.info import ALTERNATE_STRINGS, STRX_FORMS, DebugInfo, Die, Unit, as_index
 
 Test = Callable[[Abbrev], bool]
 Accept = Callable[[Die], bool]
@@ -66,6 +66,28 @@ class NameLookup:
         lines = self.info.sections[".debug_line_str"]
         for offset in _exact_offsets(lines, wanted):
             yield from self._uses(offset, dw.DW_FORM_line_strp, query)
+        yield from self._alternate_hits(name, wanted, query)
+
+    def units_with(self, offset: int) -> Iterator[Unit]:
+        """The units that hold the four bytes of an offset somewhere: those that may refer to it."""
+        found: set[int] = set()
+        for position in islice(_find_all(self.info.data, struct.pack(self.info.order + "I", offset)), 1000):
+            unit = self._unit_at(position, Query(_nothing))[0]
+            if unit is not None and unit.offset not in found:
+                found.add(unit.offset)
+                yield unit
+
+    def _alternate_hits(self, name: str, wanted: bytes, query: Query) -> Iterator[Hit]:
+        """The DIEs here with a name of the shared file, and the shared DIEs."""
+        shared = self.info.alternate
+        if shared is None:
+            return
+        strings = shared.sections[".debug_str"]
+        whole = list(islice(_exact_offsets(strings, wanted), _MAX_STRINGS))
+        for offset in whole or _tails(strings, wanted):
+            for form in ALTERNATE_STRINGS:
+                yield from self._uses(offset, form, query)
+        yield from NameLookup(shared).hits(name, query)
 
     @cached_property
     def _longest_reference(self) -> int:
@@ -187,6 +209,10 @@ class NameLookup:
             die = info.die(position, unit)
             if as_index(die.values[dw.DW_AT_name], info.order) == index and query.accept(die):
                 yield Hit(die, info.path_to(unit, position)[:-1])
+
+
+def _nothing(abbrev: Abbrev) -> bool:
+    return False
 
 
 def _find_all(data: memoryview, needle: bytes) -> Iterator[int]:

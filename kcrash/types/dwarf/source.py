@@ -14,7 +14,7 @@ from kcrash.types.dwarf.abbrev import Abbrev
 from kcrash.types.dwarf.convert import Converter, DeclaredType, inherited
 from kcrash.types.dwarf.encoding import Malformed, guarded
 from kcrash.types.dwarf.index import SLOW
-from kcrash.types.dwarf.info import DebugInfo, Die
+from kcrash.types.dwarf.info import DebugInfo, Die, Unit
 from kcrash.types.dwarf.line import LineInfo, LineTables
 from kcrash.types.dwarf.lookup import Hit, NameLookup, Query
 from kcrash.types.dwarf.ranges import AddressMap
@@ -167,7 +167,7 @@ class DwarfSource:
         began = perf_counter()
         die = self._search(kind, name)
         if perf_counter() - began > SLOW:
-            self.info.index.keep_name(kind, name, die.offset if die else 0)
+            self.info.index.keep_name(kind, name, die.key if die else 0)
         return die
 
     def _kept_die(self, kind: str, name: str, offset: int) -> Die | None:
@@ -222,13 +222,17 @@ class DwarfSource:
         return lazy if isinstance(lazy, Type) else lazy()
 
     def _definition(self, die: Die) -> Die | None:
-        """Of ``extern char x[]``, the definition in the same unit, which may know the length."""
-        codes = die.unit.abbrevs.codes
-        for position, code in self.info.top_level(die.unit):
+        """Of ``extern char x[]``, the definition, which may know the length."""
+        units = [die.unit] if die.unit.info is self.info else self._names.units_with(die.offset)
+        return next((found for unit in units if (found := self._definition_in(unit, die)) is not None), None)
+
+    def _definition_in(self, unit: Unit, die: Die) -> Die | None:
+        codes = unit.abbrevs.codes
+        for position, code in self.info.top_level(unit):
             abbrev = codes[code]
             if abbrev.tag == dw.DW_TAG_variable and dw.DW_AT_specification in abbrev.forms:
-                other = self.info.die(position, die.unit)
-                if other.reference(dw.DW_AT_specification) == die.offset and other.has(dw.DW_AT_type):
+                other = self.info.die(position, unit)
+                if other.reference(dw.DW_AT_specification) == die.key and other.has(dw.DW_AT_type):
                     return other
         return None
 
@@ -248,7 +252,7 @@ class DwarfSource:
         )
 
     def _enumerator(self, die: Die) -> tuple[EnumType, int] | None:
-        path = self.info.path_to(die.unit, die.offset)
+        path = die.unit.info.path_to(die.unit, die.offset)
         parent = self.info.die(path[-2], die.unit) if len(path) > 1 else None
         value = die.number(dw.DW_AT_const_value)
         if parent is None or parent.tag != dw.DW_TAG_enumeration_type or value is None:
