@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from kcrash.dump._qemu_cpus import Devices, read_devices
 from kcrash.dump.base import (
     EXCLUDED,
     NOT_IN_DUMP,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from kcrash.dump._qemu_cpus import Devices
     from kcrash.dump.base import Pages
 
 MAGIC = b"QEVM"
@@ -392,10 +392,10 @@ def open_stream(source: Source, offset: int = 0, name: str = "QEMU stream") -> D
         raise BadFormat(source.path, "ends within the header of its QEMU stream", source.size) from None
     if not stream.regions:
         raise BadFormat(source.path, "QEMU stream without memory", stream.cursor.at)
-    devices = Devices()
-    if stream.devices_at is not None:
-        devices = read_devices(source, stream.devices_at)
-    info = _info(source, stream, devices, name)
+    from kcrash.dump._qemu_cpus import read_devices  # brings json
+
+    at = source.size if stream.devices_at is None else stream.devices_at
+    info = _info(source, stream, read_devices(source, at), name)
     if "mapped-ram" in stream.capabilities:
         return PieceDump(info, [source], _stretches(source, stream))
     stream.index.sort()

@@ -10,7 +10,6 @@ files, a media backup has a block more in front.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta, timezone
 from struct import Struct, unpack_from
 from typing import NamedTuple
 
@@ -220,6 +219,8 @@ def _read_header(part: Part) -> Header:
 
 def _time(data: bytes) -> float | None:
     """Seconds since 1970 of an EFI_TIME (UEFI specification 8.3)."""
+    from datetime import datetime, timedelta, timezone
+
     year, month, day, hour, minute, second, nano, zone = unpack_from("<H5BxIh", data)
     offset = timedelta(minutes=zone if -1440 < zone < 1440 else 0)
     try:

@@ -94,11 +94,15 @@ def test_against_libkdumpfile(tmp_path: Path, name: str) -> None:
     assert same_pages(dump, words, np.array(pfns, dtype=np.uint64), space) == len(pfns)
 
 
+# Not raw memory, whose size is all it says, nor what unpacks as a whole or has several files.
+CUT = [name for name in CONTAINERS if name not in ("raw", "sadump disk set") and " in " not in name
+       and not name.startswith("libvirt ")]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CUT)
 def test_cut(tmp_path: Path, name: str) -> None:
     """Whatever is left of a cut file is right; the rest says that it is not there."""
     words = CONTAINERS[name].write(tmp_path, MEMORY)
-    if "@" in words[0] or len(words) > 1 or " in " in name or "libvirt " in name:
-        pytest.skip("its size is its content, or it unpacks as a whole")
     path = Path(words[0])
     path = path.with_suffix(".vmem") if path.with_suffix(".vmem").exists() else path
     size = path.stat().st_size
