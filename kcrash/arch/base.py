@@ -79,7 +79,9 @@ class Paging:
     entries of the last level, as uint64: which of them map a page, and where it
     lies. ``swap_entry``: for an OTHER entry of any level, ``(type, offset)`` of
     the kernel's swp_entry_t. ``ignored_bits``: of an address, that do not matter
-    to translation (arm64's memory tags in the highest byte).
+    to translation (arm64's memory tags in the highest byte). ``signed``: addresses are continued by
+    their highest bit; else those of more than ``canonical_bits`` are none, and kernel and user have
+    all addresses each. ``empty``: besides 0, what an entry of the last level is that maps nothing.
     """
 
     levels: tuple[Level, ...]
@@ -91,6 +93,8 @@ class Paging:
     decode_table: Callable[[NDArray[np.uint64]], tuple[NDArray[np.bool_], NDArray[np.uint64]]] | None = None
     swap_entry: Callable[[int], tuple[int, int]] | None = None
     ignored_bits: int = 0
+    signed: bool = True
+    empty: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,9 @@ class FrameLayout:
     pt_regs, 0 for none. Linux commit 946c191161ce ("x86/entry/unwind: Create stack
     frames for saved interrupt registers") in v4.10 sets bit 0 on x86_64.
     ``regs_record``: the member of struct pt_regs that is a frame record itself, "" for none.
+    ``chained``: bytes of a frame where frames are chained by their stack pointers (s390x), else 0: at
+    ``saved_fp`` is the caller's stack pointer, and ``return_address`` is counted from there; where
+    the chain ends a struct pt_regs follows the frame.
     """
 
     saved_fp: int
@@ -154,6 +161,7 @@ class FrameLayout:
     cfa: int | None
     regs_tag: int = 0
     regs_record: str = ""
+    chained: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +219,7 @@ class Arch:
     authentication code out of a return address; None where there is none.
     ``ftrace_nop``: what stands at the start of a traceable function while nothing traces it.
     ``assembly``: mnemonic and operands of an instruction of capstone's as GNU's disassembler writes them.
+    ``user_paging``: the form of a process's tables, by physical memory and the top table there.
     ``format_registers(registers, symbol)``: ``symbol`` names the routine and offset of an address.
     """
 
@@ -241,6 +250,7 @@ class Arch:
     virtual_tables: bool = False
     stop_functions: tuple[str, ...] = ()
     code_pointer: Callable[[KernelLayout], Callable[[int], int]] | None = None
+    user_paging: Callable[[KernelLayout, Memory, int], Paging] = lambda layout, physical, top: layout.paging
     call_code: CallCode | None = None
     ftrace_nop: bytes = b""
     assembly: Callable[[Any], tuple[str, str]] = lambda found: (found.mnemonic, found.op_str)

@@ -61,7 +61,8 @@ def vtop(context: Context, args: Arguments) -> Iterator[Item]:
 
 def _space(context: Context, args: Arguments, address: int) -> tuple[Task | None, PagedSpace]:
     session = context.session
-    user = args.u or (not args.k and address < session.layout.paging.user_end)
+    paging = session.layout.paging  # where kernel and user have all addresses each, the kernel's are meant
+    user = args.u or (not args.k and paging.signed and address < paging.user_end)
     if not user:
         return None, session.memory
     from kcrash.commands._tasks import context_task, find_task, user_memory

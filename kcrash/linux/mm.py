@@ -199,7 +199,8 @@ def user_space(session: Session, mm: Mm, name: str) -> PagedSpace:
 
     ``name``: what faults call it.
     """
-    paging, top = session.layout.paging, session.memory.translate(mm.pgd)
+    top = session.memory.translate(mm.pgd)
+    paging = session.arch.user_paging(session.layout, session.physical, top)
     return PagedSpace(name, session.physical, paging, top, limit=paging.user_end)
 
 

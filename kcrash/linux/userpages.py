@@ -202,7 +202,7 @@ class UserMemory(AddressSpace):
         mapped, physical = self._decode(values)
         chunk.pfns[mapped] = (physical[mapped] >> np.uint64(self._shift)).astype("i8")
         chunk.states[mapped] = State.PRESENT
-        for number in np.flatnonzero(~mapped & (values != 0)):
+        for number in np.flatnonzero(~mapped & (values != 0) & (values != self.tables.paging.empty)):
             self._put(chunk, int(number), swap(self.session).entry(int(values[number])))
         missing = np.flatnonzero(chunk.states == State.UNTOUCHED)
         if len(missing) and self._backing(vma) is not None:

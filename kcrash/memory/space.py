@@ -256,6 +256,8 @@ class PagedSpace(AddressSpace):
         """True if the hardware would translate ``address`` at all, and for this space."""
         if self.limit is not None and address >= self.limit:
             return False
+        if not self.paging.signed:
+            return address >> self.paging.canonical_bits == 0
         top = address >> self.paging.canonical_bits - 1
         return top == 0 or top == (1 << 8 * self.word_bytes - self.paging.canonical_bits + 1) - 1
 

@@ -27,6 +27,8 @@ def frame_row(target: Target, frame_pointer: int, memory: BlockReader) -> Row | 
     layout = target.frame
     if layout.regs_tag and frame_pointer & layout.regs_tag:
         return None if target.regs is None else saved_regs_row(target, target.regs, frame_pointer)
+    if layout.chained:
+        return _chain_row(target, layout, frame_pointer, memory)
     if frame_pointer == 0 and layout.cfa is None:
         return END  # AAPCS64, 6.4.6 "The Frame Pointer": zero ends the chain
     if frame_pointer == 0 or frame_pointer % target.word_bytes:
@@ -61,6 +63,24 @@ def _record_in_regs(target: Target, regs: RegsLayout, frame_pointer: int, memory
     if kind in (None, FINAL) and not (any(mode.values()) and target.user_mode(mode)):
         return END
     return saved_regs_row(target, regs, address) if kind in (None, FINAL, PT_REGS) else None
+
+
+def _chain_row(target: Target, layout: FrameLayout, sp: int, memory: BlockReader) -> Row | None:
+    """The rules of a frame that is left by its back chain (arch/s390/kernel/unwind_bc.c)."""
+    try:
+        if memory.word(sp + layout.saved_fp):
+            rules = {
+                target.sp: Rule(Kind.CFA),
+                target.return_column: Rule(Kind.SAVED, offset=layout.return_address),
+            }
+            cfa = Rule(Kind.AT_REGISTER, target.sp, layout.saved_fp)
+            return Row(cfa, tuple(rules.items()), target.return_column, False, "fp")
+        regs, address = target.regs, sp + layout.chained
+        if regs is None or not memory.word(address + regs.fields[target.pc][0]):
+            return END
+        return saved_regs_row(target, regs, address)
+    except MemoryFault:
+        return None
 
 
 def _record_row(target: Target, layout: FrameLayout) -> Row:

@@ -1,0 +1,243 @@
+"""s390x: registers, DAT tables of three to five levels, where Linux puts itself.
+
+Sources: z/Architecture Principles of Operation (SA22-7832) chapter 3 (dynamic address translation), "ELF
+Application Binary Interface s390x Supplement" (DWARF numbers), Linux arch/s390/include/asm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from kcrash.arch.base import (
+    Arch,
+    Entry,
+    EntryKind,
+    FrameLayout,
+    FrameStyle,
+    KernelLayout,
+    Level,
+    LinearRange,
+    Memory,
+    Paging,
+    Prstatus,
+    StackRange,
+    SymbolLookup,
+    TypeLookup,
+    register_arch,
+)
+from kcrash.errors import CorruptData, KcrashError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Bits of a region or segment entry, and of a page entry.
+INVALID, FORMAT_CONTROL, TABLE_TYPE = 0x20, 0x400, 0xC
+PAGE_INVALID, PAGE_PRESENT, PAGE_PROTECT = 0x400, 1, 0x200
+USER_END = 1 << 64  # a process may have all addresses; the kernel has as many of its own
+PAGE_MASK = 0xFFFFFFFFFFFFF000
+# Names of the levels by the table type of the top one: segment, region third, second, first.
+LEVELS = (
+    Level("PGD", 53, 11), Level("P4D", 42, 11), Level("PUD", 31, 11), Level("PMD", 20, 11),
+    Level("PTE", 12, 8),
+)  # fmt: skip
+FLAGS = ((1, "PRESENT"), (0x200, "PROTECT"), (0x400, "INVALID"))
+
+GPRS = tuple(f"r{number}" for number in range(16))
+DWARF = {name: number for number, name in enumerate(GPRS)} | {"pswm": 64, "pswa": 65}
+PT_REGS = {
+    **{name: (f"gprs[{number}]",) for number, name in enumerate(GPRS)},
+    "pswm": ("psw.mask",), "pswa": ("psw.addr",), "orig_gpr2": ("orig_gpr2",),
+}  # fmt: skip
+# s390_regs, arch/s390/include/uapi/asm/ptrace.h, in struct elf_prstatus; access registers two a word.
+ACCESS = tuple(f"a{number}a{number + 1}" for number in range(0, 16, 2))
+PRSTATUS = Prstatus(
+    size=336, signal=12, pid=32, times=48, regs=112, fpvalid=328,
+    registers=("pswm", "pswa", *GPRS, *ACCESS, "orig_gpr2"),
+)  # fmt: skip
+
+
+# -- page tables
+
+
+def make_paging(levels: int) -> Paging:
+    """Tables of three levels (region third), four or five. Kernel and user have all addresses each."""
+    shown = LEVELS[-levels:]
+    bits, last = shown[0].shift + shown[0].bits, levels - 1
+
+    def decode(value: int, level: int) -> Entry:
+        if level == last:
+            return decode_page(value)
+        if value & INVALID:
+            return Entry(EntryKind.ABSENT, 0)
+        shift = shown[level].shift
+        if value & FORMAT_CONTROL and level >= last - 2:
+            return Entry(EntryKind.LEAF, value >> shift << shift)
+        return Entry(EntryKind.TABLE, value & (~0x7FF if level == last - 1 else ~0xFFF))
+
+    def decode_table(values: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
+        mapped: NDArray[np.bool_] = ((values & PAGE_INVALID) == 0) | ((values & PAGE_PRESENT) != 0)
+        return mapped & (values != 0), (values & PAGE_MASK).astype("u8")
+
+    return Paging(
+        shown,
+        8,
+        decode,
+        bits,
+        USER_END,
+        flag_names,
+        decode_table,
+        swap_entry,
+        signed=False,
+        empty=PAGE_INVALID,
+    )
+
+
+def decode_page(value: int) -> Entry:
+    """A page entry: an invalid one may be of a page that is there (PROT_NONE), or of swap."""
+    if not value & PAGE_INVALID or value & PAGE_PRESENT:
+        return Entry(EntryKind.LEAF, value >> 12 << 12) if value else Entry(EntryKind.ABSENT, 0)
+    return Entry(EntryKind.OTHER if value & PAGE_PROTECT else EntryKind.ABSENT, 0)
+
+
+def swap_entry(value: int) -> tuple[int, int]:
+    """``(type, offset)``: __swp_type(), __swp_offset() in arch/s390/include/asm/pgtable.h."""
+    return value >> 2 & 31, value >> 12
+
+
+def flag_names(value: int) -> list[str]:
+    """Flags of a page entry."""
+    return [name for mask, name in FLAGS if value & mask]
+
+
+def user_paging(layout: KernelLayout, physical: Memory, top: int) -> Paging:
+    """A process's tables have as many levels as it needs: every entry says of which kind its table is."""
+    return make_paging(table_levels(physical, top))
+
+
+def table_levels(physical: Memory, top: int) -> int:
+    """How many levels begin with this table. Raises CorruptData, MemoryFault."""
+    kind = (int.from_bytes(physical.read(top, 8), "big") & TABLE_TYPE) >> 2
+    if not kind:
+        raise CorruptData(f"no region table at physical address {top:x}")
+    return kind + 2
+
+
+# -- where the kernel is
+
+
+def find_layout(probe: Any) -> KernelLayout:
+    """From VMCOREINFO (arch/s390/kernel/vmcore_info.c). Raises KcrashError without it.
+
+    Since Linux commit c98d2ecae08f ("s390/mm: Uncouple physical vs virtual address spaces") in v6.10 the
+    kernel runs elsewhere than it lies; before, addresses were physical ones.
+    """
+    info = probe.vmcoreinfo
+    top = info.symbols.get("swapper_pg_dir") if info is not None else None
+    if top is None:
+        raise KcrashError(f"{probe.dump.path}: no VMCOREINFO: cannot tell where the kernel was loaded")
+    virtual, physical = (int(info.raw.get(name, "0"), 16) for name in ("KERNELOFFSET", "KERNELOFFPHYS"))
+    shift = virtual - physical if "KERNELOFFPHYS" in info.raw else 0
+    identity = int(info.raw.get("IDENTITYBASE", "0"), 16)
+    kaslr, top = _kaslr(probe, info), top - shift
+    end = max((piece.end for piece in probe.dump.ranges()), default=0)
+    linear: tuple[LinearRange, ...] = (LinearRange(identity, identity + end, 0),)
+    low, high = (address + kaslr for address in probe.image)
+    if low < high and shift:
+        linear = (LinearRange(low, high, low - shift), *linear)
+    constants = {"PAGE_OFFSET": identity}
+    if "vmemmap" in info.symbols:
+        constants["VMEMMAP_START"] = info.symbols["vmemmap"]
+    paging = make_paging(table_levels(probe.physical, top))
+    return KernelLayout(kaslr, -shift, paging, top, linear, constants)
+
+
+def _kaslr(probe: Any, info: Any) -> int:
+    """By how much a symbol of VMCOREINFO is away from where it was linked."""
+    for name in ("_stext", "init_uts_ns", "swapper_pg_dir"):
+        linked = probe.link_address(name)
+        if linked is not None and name in info.symbols:
+            return int(info.symbols[name] - linked)
+    return 0
+
+
+# -- tasks and stacks
+
+
+def switched_out(types: TypeLookup, memory: Memory, task: int) -> dict[int, int]:
+    """Registers of a task that is not on a CPU: __switch_to() leaves r6 to r15 in the frame at thread.ksp."""
+    where = types.offset("struct task_struct", "thread.ksp")
+    frame = int.from_bytes(memory.read(task + where, 8), "big") + types.offset("struct stack_frame", "gprs")
+    data = memory.read(frame, 80)
+    found = {6 + n: int.from_bytes(data[8 * n : 8 * n + 8], "big") for n in range(10)}
+    return found | {DWARF["pswa"]: found[14]}
+
+
+def task_stack_padding(symbols: SymbolLookup) -> int:
+    """Nothing stands between the user's pt_regs and the top of the stack (task_pt_regs())."""
+    return 0
+
+
+def user_mode(registers: Mapping[str, int]) -> bool:
+    """True in problem state: PSW_MASK_PSTATE."""
+    return bool(registers.get("pswm", 0) & 1 << 48)
+
+
+def saved_registers(registers: Mapping[str, int]) -> bool:
+    """True if the PSW is one of Linux's: translation on, 64-bit addresses, no bits that must be zero."""
+    mask = registers["pswm"]
+    return mask >> 58 & 1 == 1 and mask & 0x180000000 == 0x180000000 and not mask & 0xB808000078FFFFFF
+
+
+def stacks(kernel: Any) -> list[StackRange]:
+    """The per-CPU stacks are not known yet."""
+    return []
+
+
+def format_registers(registers: Mapping[str, int | None], symbol: Callable[[int], str]) -> list[str]:
+    """The block that ``bt`` prints at an exception and at the border to user space."""
+
+    def shown(name: str) -> str:
+        value = registers.get(name)
+        return f"{value:016x}" if value is not None else f"{'(unknown)':>16}"
+
+    text = (
+        "" if user_mode({"pswm": registers.get("pswm") or 0}) else f" ({symbol(registers.get('pswa') or 0)})"
+    )
+    lines = [f" PSW:  {shown('pswm')} {shown('pswa')}{text}"]
+    for at in range(0, 16, 4):
+        label = " GPRS: " if not at else "       "
+        lines.append(label + " ".join(shown(f"r{number}") for number in range(at, at + 4)))
+    return lines
+
+
+S390X = register_arch(
+    Arch(
+        name="s390x",
+        machine="s390x",
+        elf_machine=22,
+        byte_order="big",
+        word_bits=64,
+        page_shift=12,
+        dwarf=DWARF,
+        pc="pswa",
+        sp="r15",
+        fp="r15",
+        return_column=14,
+        callee_saved=frozenset(range(6, 16)),
+        pt_regs=PT_REGS,
+        prstatus=PRSTATUS,
+        capstone=("CS_ARCH_SYSZ", "CS_MODE_BIG_ENDIAN"),
+        find_layout=find_layout,
+        switched_out=switched_out,
+        task_stack_padding=task_stack_padding,
+        user_mode=user_mode,
+        saved_registers=saved_registers,
+        stacks=stacks,
+        format_registers=format_registers,
+        frame=FrameLayout(saved_fp=152, return_address=136, cfa=None, chained=160),
+        frame_style=FrameStyle(at_frame_pointer=True, numbered=True),
+        user_paging=user_paging,
+    )
+)
