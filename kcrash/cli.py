@@ -51,7 +51,7 @@ OPTIONS = Declaration(
         Flag("--no_scroll", "no pager"),
         Flag("--no_modules", "leave out the symbols of modules"),
         Flag("--no_crashrc", "do not read .kcrashrc"),
-        Flag("--zero_excluded", "read pages excluded from the dump as zeroes"),
+        Flag("--zero_excluded,--zero-excluded", "read pages excluded from the dump as zeroes"),
         Exclusive(Flag("--hex", "print integers in hexadecimal"), Flag("--dec", "print integers in decimal")),
         Option("--mod", "dir", "look for module object files here; may be repeated", repeat=True),
         Option("--offline", "show|hide", "show or hide offline CPUs"),
