@@ -297,7 +297,7 @@ def user_mode(registers: Mapping[str, int]) -> bool:
 MODES = {0, 0x10, 4, 5, 8, 9}
 
 
-def saved_registers(registers: Mapping[str, int]) -> bool:
+def saved_registers(registers: Mapping[str, int], end: int) -> bool:
     """True if pstate is such as an exception leaves in SPSR_ELx."""
     pstate = registers["pstate"]
     return pstate < 1 << 32 and pstate & 31 in MODES and registers["sp"] & 7 == 0

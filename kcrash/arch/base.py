@@ -212,7 +212,8 @@ class Arch:
     ``virtual_tables``: crash shows where page tables lie by the kernel's addresses, not by physical ones.
     ``page_shift``: the smallest pages that kernels are built for; the layout's paging has a kernel's own.
     ``switched_out``: registers of a task that is on no CPU, by its task_struct's address.
-    ``saved_registers``: True if these can be what the entry code saved, for searches of a stack.
+    ``saved_registers``: True if these can be what the entry code saved, for searches of a stack; with the
+    address behind them.
     ``frame``: the record of a frame pointer. ``stop_functions``: where the kernel leaves a CPU that is
     stopped for a dump and return addresses are pushed: the frames below belong to the dying, and a
     note's registers are those of the frames above. ``code_pointer``: for a layout, what takes the
@@ -243,7 +244,7 @@ class Arch:
     frame: FrameLayout
     task_stack_padding: Callable[[SymbolLookup], int]
     user_mode: Callable[[Mapping[str, int]], bool]
-    saved_registers: Callable[[Mapping[str, int]], bool]
+    saved_registers: Callable[[Mapping[str, int], int], bool]
     stacks: Callable[[Any], list[StackRange]]
     format_registers: Callable[[Mapping[str, int | None], Callable[[int], str]], list[str]]
     frame_style: FrameStyle = FrameStyle()

@@ -184,7 +184,7 @@ def user_mode(registers: Mapping[str, int]) -> bool:
     return bool(registers.get("pswm", 0) & 1 << 48)
 
 
-def saved_registers(registers: Mapping[str, int]) -> bool:
+def saved_registers(registers: Mapping[str, int], end: int) -> bool:
     """True if the PSW is one of Linux's: translation on, 64-bit addresses, no bits that must be zero."""
     mask = registers["pswm"]
     return mask >> 58 & 1 == 1 and mask & 0x180000000 == 0x180000000 and not mask & 0xB808000078FFFFFF

@@ -355,11 +355,16 @@ RFLAGS_ZERO, RFLAGS_ONE = 0xFFFFFFFFFFC08028, 2
 SEGMENTS = {(0x10, 0x18), (0x10, 0), (0x33, 0x2B), (0x23, 0x2B)}
 
 
-def saved_registers(registers: Mapping[str, int]) -> bool:
-    """True if segments and flags are such as a CPU pushes."""
+def saved_registers(registers: Mapping[str, int], end: int) -> bool:
+    """True if segments and flags are such as a CPU pushes.
+
+    SS comes last and may have been overwritten since, if the stack pointer says that the frame stood here.
+    """
     flags = registers["rflags"]
     if flags & RFLAGS_ZERO or not flags & RFLAGS_ONE:
         return False
+    if registers["cs"] == 0x10 and registers["rsp"] - end in (0, 8):
+        return True
     return (registers["cs"], registers["ss"]) in SEGMENTS
 
 

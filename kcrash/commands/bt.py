@@ -466,7 +466,7 @@ class _Style:
                 registers = read_regs(self.session, address)
             except KcrashError:
                 break
-            if self.session.arch.saved_registers(registers) and self._fits(registers):
+            if self.session.arch.saved_registers(registers, address + size) and self._fits(registers):
                 yield address, registers
 
     def _fits(self, registers: dict[str, int]) -> bool:

@@ -110,6 +110,11 @@ def without_empty_stacks(lines: list[str]) -> Iterator[str]:
         yield line
 
 
+def selector_only(line: str) -> str:
+    """A segment register without what stands above its 16 bits in an overwritten frame."""
+    return re.sub(r"(\bSS: )[0-9a-f]*([0-9a-f]{4})$", r"\1\2", line)
+
+
 def comparable(parity: Parity, command: str, text: str) -> list[str]:
     """The lines of an output that both must share."""
     if command == "bt -E":
@@ -120,7 +125,7 @@ def comparable(parity: Parity, command: str, text: str) -> list[str]:
     for header in tasks_in_user_mode(parity):
         if header in found and "-r" not in command:  # of -T, the words of the stack are the same
             found[header] = [line for line in found[header] if "-T" in command and line.startswith("[")]
-    lines = [line for header, below in found.items() for line in (header, *below)]
+    lines = [selector_only(line) for header, below in found.items() for line in (header, *below)]
     return [plain_words(parity, line) for line in lines] if "-FF" in command else lines
 
 
