@@ -268,7 +268,7 @@ def code_pointer(layout: KernelLayout) -> Callable[[int], int]:
 # -- tasks and stacks
 
 
-def switched_out(types: TypeLookup, memory: Memory, task: int) -> dict[int, int]:
+def switched_out(types: TypeLookup, symbols: SymbolLookup, memory: Memory, task: int) -> dict[int, int]:
     """Registers of a task that is not on a CPU: cpu_switch_to() leaves them in its thread.cpu_context.
 
     It returns to the pc there by way of x30.

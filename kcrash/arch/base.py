@@ -240,7 +240,7 @@ class Arch:
     prstatus: Prstatus
     capstone: tuple[str, str]
     find_layout: Callable[[Any], KernelLayout]
-    switched_out: Callable[[TypeLookup, Memory, int], dict[int, int]]
+    switched_out: Callable[[TypeLookup, SymbolLookup, Memory, int], dict[int, int]]
     frame: FrameLayout
     task_stack_padding: Callable[[SymbolLookup], int]
     user_mode: Callable[[Mapping[str, int]], bool]

@@ -165,7 +165,7 @@ def _kaslr(probe: Any, info: Any) -> int:
 # -- tasks and stacks
 
 
-def switched_out(types: TypeLookup, memory: Memory, task: int) -> dict[int, int]:
+def switched_out(types: TypeLookup, symbols: SymbolLookup, memory: Memory, task: int) -> dict[int, int]:
     """Registers of a task that is not on a CPU: __switch_to() leaves r6 to r15 in the frame at thread.ksp."""
     where = types.offset("struct task_struct", "thread.ksp")
     frame = int.from_bytes(memory.read(task + where, 8), "big") + types.offset("struct stack_frame", "gprs")

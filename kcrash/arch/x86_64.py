@@ -6,6 +6,7 @@ figure 3.36 (DWARF register numbers), Linux Documentation/arch/x86/x86_64/mm.rst
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -307,14 +308,16 @@ def _ram_end(probe: Any) -> int:
 # -- tasks and stacks
 
 
-def switched_out(types: TypeLookup, memory: Memory, task: int) -> dict[int, int]:
+def switched_out(types: TypeLookup, symbols: SymbolLookup, memory: Memory, task: int) -> dict[int, int]:
     """Registers of a task that is not on a CPU, from the stack at its thread.sp.
 
-    __switch_to_asm leaves a struct inactive_task_frame there: Linux commit
-    7b32aeadbc95 ("sched/x86: Add 'struct inactive_task_frame' to better
-    document the sleeping task stack frame") in v4.9.
+    __switch_to_asm leaves a struct inactive_task_frame there since Linux commit 0100301bfdf5
+    ("sched/x86: Rewrite the switch_to() code") in v4.9.
     """
+    sp = _word(memory, task + types.offset("struct task_struct", "thread.sp"))
     frame = "struct inactive_task_frame"
+    if not types.has(frame, "ret_addr"):
+        return _switched_out_inline(types, symbols, memory, task, sp)
     names = {
         "r15": "r15",
         "r14": "r14",
@@ -324,14 +327,59 @@ def switched_out(types: TypeLookup, memory: Memory, task: int) -> dict[int, int]
         "rbp": "bp",
         "rip": "ret_addr",
     }
-    size, where = types.size(frame), types.offset("struct task_struct", "thread.sp")
-    sp = int.from_bytes(memory.read(task + where, 8), "little")
+    size = types.size(frame)
     data = memory.read(sp, size)
     found = {DWARF["rsp"]: sp + size}
     for name, member in names.items():
         if types.has(frame, member):
             found[DWARF[name]] = struct.unpack_from("<Q", data, types.offset(frame, member))[0]
     return found
+
+
+# The macro switch_to() before v4.9 (arch/x86/include/asm/switch_to.h): push %rbp; mov %rsi,%rbp;
+# mov %rsp,SP(%rdi); mov SP(%rsi),%rsp; call __switch_to; ...; mov %rbp,%rsi; pop %rbp; and popf, if flags
+# were pushed first, as before Linux commit 2c7577a75837 ("sched/x86_64: Don't save flags on context
+# switch") in v4.0.
+_SWITCH_TO = (
+    b"\x55\x48\x89\xf5\x48\x89\xa7%b\x48\x8b\xa6%b(?P<call>\xe8.{4}).{,96}?\x48\x89\xee\x5d(?P<flags>\x9d?)"
+)
+_SWITCHING = ("__schedule", "schedule", "context_switch")
+_SWITCHING_CODE = 8192
+TIF_FORK = 18  # gone with the macro
+
+
+def _switched_out_inline(
+    types: TypeLookup, symbols: SymbolLookup, memory: Memory, task: int, sp: int
+) -> dict[int, int]:
+    """As the compiler, which knows nothing of what the macro pushes, describes the call of __switch_to.
+
+    The call pushes its return address on the next task's stack: it is where the code says. A task that
+    has not run yet goes to ret_from_fork instead, with nothing but a struct pt_regs on its stack.
+    """
+    info = _word(memory, task + types.offset("struct task_struct", "stack"))
+    flags = int.from_bytes(memory.read(info + types.offset("struct thread_info", "flags"), 4), "little")
+    fork = symbols.find("ret_from_fork")
+    if flags >> TIF_FORK & 1 and fork is not None:
+        return {DWARF["rsp"]: sp, DWARF["rip"]: fork}
+    pc, pushed = _switching_call(symbols, memory, types.offset("struct task_struct", "thread.sp"))
+    return {DWARF["rsp"]: sp + 8 * pushed, DWARF["rbp"]: _word(memory, sp), DWARF["rip"]: pc}
+
+
+def _switching_call(symbols: SymbolLookup, memory: Memory, place: int) -> tuple[int, int]:
+    """Where the call of __switch_to returns to, and how many words are pushed; ``place``: of thread.sp."""
+    where = re.escape(place.to_bytes(4, "little"))
+    pattern = re.compile(_SWITCH_TO % (where, where), re.DOTALL)
+    for start in filter(None, map(symbols.find, _SWITCHING)):
+        found = pattern.search(memory.read(start, _SWITCHING_CODE))
+        if found:
+            return start + found.end("call"), 2 if found["flags"] else 1
+    raise KcrashError(
+        "this kernel has no struct inactive_task_frame, and no code of switch_to() as before v4.9"
+    )
+
+
+def _word(memory: Memory, address: int) -> int:
+    return int.from_bytes(memory.read(address, 8), "little")
 
 
 def task_stack_padding(symbols: SymbolLookup) -> int:

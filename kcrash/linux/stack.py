@@ -278,7 +278,7 @@ def start_registers(session: Session, task: Task) -> tuple[Registers, bool]:
                 f"task {task.pid} was running on CPU {task.cpu}: its registers are {where} (active)"
             )
         return _named(session, note.registers), True
-    values = session.arch.switched_out(session.types, session.memory, task.address)
+    values = session.arch.switched_out(session.types, session.symbols, session.memory, task.address)
     return Registers(values), False
 
 

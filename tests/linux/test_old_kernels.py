@@ -6,7 +6,8 @@ import struct
 
 import pytest
 
-from kcrash.errors import CorruptData
+from kcrash.arch import x86_64
+from kcrash.errors import CorruptData, KcrashError
 from kcrash.linux.modules import module_symbols, modules, taint_letters
 from kcrash.linux.printk import LogRecord, log_records
 from kcrash.linux.tasks import task_table, thread_info
@@ -228,3 +229,75 @@ def test_tasks_of_old_kernels(on_stack: bool) -> None:
     }
     init = found["init"]
     assert thread_info(kernel.session, init) == (init.stack if on_stack else init.address)
+
+
+# -- stacks of tasks that are switched out, before v4.9
+
+SWITCH_TO = """push rbp
+mov rbp, rsi
+mov qword ptr [rdi + 0x{place:x}], rsp
+mov rsp, qword ptr [rsi + 0x{place:x}]
+call 0x{target:x}
+mov rdi, rax
+mov rsi, rbp
+pop rbp"""
+
+
+def switch_code(place: int, address: int, target: int, *, flags: bool) -> bytes:
+    """The instructions of switch_to() at ``address``; proved by the disassembler."""
+    import capstone
+
+    disp = struct.pack("<I", place)
+    head = (b"\x9c" if flags else b"") + b"\x55\x48\x89\xf5\x48\x89\xa7" + disp + b"\x48\x8b\xa6" + disp
+    call = b"\xe8" + struct.pack("<i", target - (address + len(head) + 5))
+    code = head + call + b"\x48\x89\xc7\x48\x89\xee\x5d" + (b"\x9d" if flags else b"")
+    decoded = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64).disasm(code, address)
+    text = SWITCH_TO.format(place=place, target=target)
+    wanted = f"pushfq\n{text}\npopfq" if flags else text
+    assert "\n".join(f"{one.mnemonic} {one.op_str}".strip() for one in decoded) == wanted
+    return code
+
+
+def switching_kernel(*, flags: bool) -> tuple[Kernel, int, int]:
+    """A kernel of before v4.9, its sleeping task, and where its call of __switch_to returns to."""
+    kernel = Kernel()
+    kernel.struct("thread_info", flags="unsigned int")
+    kernel.struct("thread_struct", sp="unsigned long")
+    kernel.struct("task_struct", stack="void *", much="char [1000]", thread="struct thread_struct")
+    place = kernel.types.offset("struct task_struct", "thread.sp")
+    # A byte of 0x9c in front is no pushf if no popf comes behind.
+    schedule = kernel.memory.add(b"\x90" * 40 + b"\xb0\x9c" + bytes(64) + bytes(8192))
+    code = switch_code(place, schedule + 42, BASE, flags=flags)
+    kernel.memory.write(schedule + 42, code)
+    kernel.symbol("__schedule", schedule)
+    kernel.symbol("ret_from_fork", BASE + 16)
+    saved = kernel.words(0x1111, 0x246) if flags else kernel.words(0x1111)
+    task = kernel.new("struct task_struct", stack=kernel.new("struct thread_info"), thread__sp=saved)
+    return kernel, task, schedule + 42 + code.index(b"\xe8") + 5
+
+
+@pytest.mark.parametrize("flags", [False, True], ids=["v4.0 to v4.8", "v3.19"])
+def test_where_a_sleeping_task_goes_on(flags: bool) -> None:
+    kernel, task, pc = switching_kernel(flags=flags)
+    sp = kernel.value("struct task_struct", task).thread.sp
+    found = x86_64.switched_out(kernel.types, kernel.symbols, kernel.memory, task)
+    assert found == {
+        x86_64.DWARF["rip"]: pc,
+        x86_64.DWARF["rbp"]: 0x1111,
+        x86_64.DWARF["rsp"]: int(sp) + (16 if flags else 8),
+    }
+
+
+def test_where_a_task_goes_on_that_has_never_run() -> None:
+    kernel, task, _pc = switching_kernel(flags=False)
+    value = kernel.value("struct task_struct", task)
+    kernel.set("struct thread_info", int(value.stack), flags=1 << 18)
+    found = x86_64.switched_out(kernel.types, kernel.symbols, kernel.memory, task)
+    assert found == {x86_64.DWARF["rip"]: BASE + 16, x86_64.DWARF["rsp"]: int(value.thread.sp)}
+
+
+def test_no_code_that_switches() -> None:
+    kernel, task, _pc = switching_kernel(flags=False)
+    kernel.memory.write(kernel.symbols.address("__schedule"), bytes(256))
+    with pytest.raises(KcrashError, match="inactive_task_frame"):
+        x86_64.switched_out(kernel.types, kernel.symbols, kernel.memory, task)
