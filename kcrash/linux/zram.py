@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from kcrash.dump.codecs import LZO, ZSTD, decompressor
-from kcrash.errors import CorruptData, KcrashError, MissingCodec
-from kcrash.linux import lzo_rle
+from kcrash.errors import CorruptData, KcrashError
+from kcrash.linux.compressors import Decompress, codec
 from kcrash.linux.module_types import module_types
 from kcrash.linux.zram_types import ZramDeclarations
 from kcrash.linux.zsmalloc import Objects
@@ -17,10 +14,9 @@ if TYPE_CHECKING:
     from kcrash.session import Session
 
 PROBED = 256  # table entries
-Decompress = Callable[[bytes, int], bytes]
 
 
-class NotInMemory(KcrashError):
+class WrittenBack(KcrashError):
     """A page that zram has written to its backing device."""
 
 
@@ -86,7 +82,7 @@ class Zram:
             raise CorruptData(f"zram: no page {index:x} on the device")
         handle, flags = self._slot(index, self._stride)
         if self._is(flags, "ZRAM_WB"):
-            raise NotInMemory("zram: the page is on the backing device")
+            raise WrittenBack("zram: the page is on the backing device")
         if not handle and not self._is(flags, "ZRAM_SAME"):
             raise CorruptData(f"zram: page {index:x} was never written")
         if self._is(flags, "ZRAM_SAME"):
@@ -119,55 +115,3 @@ class Zram:
         if self.value.has_("compressor"):
             return self.value.compressor.string_().decode("latin-1")
         return self.value.comp.name.string_(64).decode("latin-1")
-
-
-def codec(name: str) -> Decompress:
-    """The decompressor of that name (crypto/, drivers/block/zram/backend_*.c). Raises MissingCodec."""
-    made = _CODECS.get(name)
-    if made is None:
-        raise MissingCodec(name, f"for zram's {name!r}, of which there is none")
-    return made()
-
-
-def _lzo() -> Decompress:
-    plain = decompressor(LZO)
-    return lambda data, size: (lzo_rle.decompress if lzo_rle.is_versioned(data) else plain)(data, size)
-
-
-def _lz4() -> Decompress:
-    import cramjam
-
-    def expand(data: bytes, size: int) -> bytes:
-        out = bytearray(size)
-        try:
-            written = cramjam.lz4.decompress_block_into(data, out, output_len=size)
-        except cramjam.DecompressionError as error:
-            raise CorruptData(f"LZ4: {error}") from None
-        if written != size:
-            raise CorruptData(f"LZ4: decompresses to {written} bytes, not {size}")
-        return bytes(out)
-
-    return expand
-
-
-def _deflate() -> Decompress:
-    def expand(data: bytes, size: int) -> bytes:
-        try:
-            page = zlib.decompressobj(-15).decompress(data, size)
-        except zlib.error as error:
-            raise CorruptData(f"deflate: {error}") from None
-        if len(page) != size:
-            raise CorruptData(f"deflate: decompresses to {len(page)} bytes, not {size}")
-        return page
-
-    return expand
-
-
-_CODECS: dict[str, Callable[[], Decompress]] = {
-    "lzo": _lzo,
-    "lzo-rle": _lzo,
-    "lz4": _lz4,
-    "lz4hc": _lz4,
-    "zstd": lambda: decompressor(ZSTD),
-    "deflate": _deflate,
-}

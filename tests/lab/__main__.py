@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from tests.lab import boots, forms, kernels, lab, streams, twins
+from tests.lab import boots, forms, kernels, lab, streams, swaps, twins
 from tests.lab.architectures import AMD64, ARCHITECTURES
 
 
@@ -24,6 +24,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cpu", default="", help="QEMU's -cpu (max); max,la57=off for four-level tables")
     parser.add_argument("--twins", action="store_true", help="twin processes and a core, and nothing else")
     parser.add_argument("--streams", action="store_true", help="QEMU's migration streams, and nothing else")
+    parser.add_argument("--swaps", action="store_true", help="a process swapped out, and nothing else")
+    parser.add_argument("--resident", type=int, default=0, metavar="MIB", help="--swaps: a large one instead")
     parser.add_argument("--refresh", action="store_true", help="ask for newer builds of the kernels")
     parser.add_argument("--prune", action="store_true", help="remove the dumps that older sources made")
     parser.add_argument("--list", action="store_true", help="name kernels and forms, make nothing")
@@ -61,6 +63,8 @@ def main() -> None:
     for version in options.kernel or ("6.1", "6.12"):
         if options.streams:
             print(streams.streams(version))
+        elif options.swaps or options.resident:
+            print(swaps.swaps(version, resident=options.resident).folder)
         elif options.twins:
             print(twins.twins(version, arch=options.arch, cpu=options.cpu))
         else:

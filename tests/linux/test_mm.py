@@ -139,7 +139,7 @@ def test_zram_was_read(opened: Opened) -> None:
     vma = memory.find_vma(area.start)
     assert vma is not None
     assert any(chunk.data for chunk in memory.pages(vma, area.start, area.end))
-    device = swap(opened.session)._device(0)
+    device = swap(opened.session).area(0).zram
     assert device is not None
     assert re.match(r"lzo|zstd|lz4", device.compressor())
     with pytest.raises(KcrashError):

@@ -146,7 +146,8 @@ def test_ids_and_times(case: Case) -> None:
     spin = next(t for t in truth.threads if t.state == "spin")
     used = core.thread(spin.tid).times
     told = int(_stat(truth.fact(f"/proc/{truth.worker}/task/{spin.tid}/stat"))[11]) / 100
-    assert told - 0.05 <= used[0] < told + 600
+    # /proc scales what ticks counted by what the scheduler measured (cputime_adjust()); cores have the ticks.
+    assert 0.8 * told - 0.05 <= used[0] < told + 600
     assert core.threads[0].times[0] >= used[0]
 
 

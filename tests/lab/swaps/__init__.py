@@ -1,0 +1,100 @@
+"""A process whose memory was swapped out, to a device, a file, zswap; and a large one for the bench.
+
+Each dump is QEMU's, of the stopped machine, with what the disks held then.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.lab import cache, kernels, small
+from tests.lab.boots import MIB
+from tests.lab.qemu import DISKS, Guest, Machine
+from tests.lab.toolbox import toolbox
+from tests.lab.truth import Truth, parse
+
+HERE = Path(__file__).parent
+SOURCES = (HERE / "init", HERE / "swaps.c", HERE.parent / "small.py")
+DISK = 64  # MiB
+DEVICE, FILE = "/dev/vda", "/disk/swapfile"  # as /proc/swaps calls them
+FILE_SIZE = 8 * MIB
+
+
+@dataclass(frozen=True)
+class Swaps:
+    """``device``, ``file``: what the swap device and the swap file held when ``dump`` was made."""
+
+    kernel: kernels.Kernel
+    folder: Path
+
+    @property
+    def dump(self) -> Path:
+        return self.folder / "dump"
+
+    @property
+    def device(self) -> Path:
+        return self.folder / DISKS[0]
+
+    @property
+    def file(self) -> Path:
+        return self.folder / DISKS[2]
+
+    @property
+    def console(self) -> str:
+        return (self.folder / "console.log").read_text(errors="replace").replace("\r\n", "\n")
+
+    @property
+    def truth(self) -> Truth:
+        return parse(self.console)
+
+    @property
+    def resident(self) -> int:
+        """The pid of the large process."""
+        found = re.search(r"^RESIDENT (\d+) ", self.console, re.MULTILINE)
+        assert found is not None
+        return int(found[1])
+
+
+def _machine(resident: int) -> Machine:
+    if not resident:
+        return Machine(memory=512)
+    return Machine(memory=resident + 512, append=f"lab_resident={resident}")
+
+
+def _name(kernel: kernels.Kernel, machine: Machine) -> str:
+    made_of = (machine, DISK, kernel.release, kernel.package_version, *SOURCES)
+    return f"swaps/{kernel.version}-{cache.digest(*made_of)}"
+
+
+def cached(version: str) -> bool:
+    """Whether it is there already: nothing is fetched or made."""
+    if not (cache.root() / kernels.pin_name(version, Machine().arch)).exists():
+        return False
+    return (cache.root() / _name(kernels.kernel(version), _machine(0))).exists()
+
+
+def require(version: str) -> None:
+    """Skips the test, loudly, where the dump is neither there nor allowed to be made."""
+    if not cached(version) and os.environ.get("KCRASH_LAB") != "1":
+        pytest.skip(f"NO SWAPPED PROCESS on {version}: set KCRASH_LAB=1, or python -m tests.lab --swaps")
+
+
+def swaps(version: str, *, resident: int = 0) -> Swaps:
+    """The dump of a kernel, made when missing (a minute). resident: MiB of a process that has them all."""
+    kernel, machine, box = kernels.kernel(version), _machine(resident), toolbox()
+
+    def make(folder: Path) -> None:
+        def save(guest: Guest) -> None:
+            form = "kdump-zlib" if resident else "elf"
+            guest.do("dump-guest-memory", paging=False, protocol=f"file:{folder}/dump", format=form)
+
+        small.boot(box, kernel, machine, HERE, folder, DISK, save)
+        os.truncate(folder / DISKS[2], FILE_SIZE)
+        cache.remove(folder / DISKS[1])
+
+    return Swaps(kernel, cache.keep(_name(kernel, machine), make))
