@@ -232,9 +232,9 @@ class Context:
             return 16
         return 10 if args.d else self.settings.radix
 
-    def progress(self, what: str, total: int | None = None) -> Progress:
-        """A progress line on stderr, as a context manager; nothing if that is no terminal."""
-        return Progress(what, total)
+    def progress(self, what: str, total: int | None = None, unit: int = 0) -> Progress:
+        """A progress line on stderr, as a context manager; nothing if that is no terminal. See Progress."""
+        return Progress(what, total, unit)
 
     def note(self, message: str) -> None:
         """Tell the user something that is not part of the answer (stderr)."""

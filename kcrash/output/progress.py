@@ -13,14 +13,17 @@ _EVERY = 0.1
 class Progress:
     """A line that shows how far a long task is; a context manager.
 
-    ``what``: a few words; ``total``: number of steps, None if not known.
+    ``what``: a few words; ``total``: number of steps, None if not known; ``unit``: bytes
+    that a step stands for: then the line also says how fast it goes, and how long it will take.
     Nothing is shown for tasks shorter than half a second.
     """
 
-    def __init__(self, what: str, total: int | None = None) -> None:
+    def __init__(self, what: str, total: int | None = None, unit: int = 0) -> None:
         self.what = what
         self.total = total
+        self.unit = unit
         self.done = 0
+        self._started = monotonic()
         self._shown = False
         self._active = sys.stderr is not None and sys.stderr.isatty()
         self._next = monotonic() + _FIRST
@@ -46,9 +49,20 @@ class Progress:
             sys.stderr.flush()
             self._shown = False
 
-    def _draw(self) -> None:
+    def text(self, seconds: float) -> str:
+        """The line, so many seconds after the start."""
         share = f"{100 * self.done // self.total}%" if self.total else f"{self.done}"
-        sys.stderr.write(f"\r\x1b[K{self.what}: {share}")
+        return f"{self.what}: {share}{self._speed(seconds) if self.unit and self.done else ''}"
+
+    def _speed(self, seconds: float) -> str:
+        rate = f", {self.done * self.unit / seconds / (1 << 20):.1f} MiB/s"
+        if self.total is None:
+            return rate
+        left = round(max(self.total - self.done, 0) * seconds / self.done)
+        return f"{rate}, {left // 60}:{left % 60:02} left"
+
+    def _draw(self) -> None:
+        sys.stderr.write(f"\r\x1b[K{self.text(monotonic() - self._started)}")
         sys.stderr.flush()
         self._shown = True
         self._next = monotonic() + _EVERY

@@ -26,6 +26,7 @@ from kcrash.commands.base import (
     command,
 )
 from kcrash.errors import CommandError, KcrashError, UsageError
+from kcrash.linux.swap import swap
 from kcrash.linux.tasks import Task, task_table
 
 if TYPE_CHECKING:
@@ -55,6 +56,14 @@ def _bounded(text: str, limit: int, what: str) -> int:
     if not 0 <= value <= limit:
         raise ValueError(f"{what}: {text!r} (0 to {limit})")
     return value
+
+
+def device_file(text: str) -> tuple[str, str]:
+    """``DEVICE=FILE``."""
+    device, equals, file = text.partition("=")
+    if not (device and equals and file):
+        raise ValueError(f"bad swap area: {text!r} (DEVICE=FILE)")
+    return device, file
 
 
 VMAS = (
@@ -96,14 +105,22 @@ THREADS = (
             parse=filter_bits,
         ),
         Option("-o", "file", "a file, a folder, or - for standard output", completes="file"),
+        Option(
+            "--swap",
+            "device=file",
+            "what the swap device or file (as /proc/swaps calls it) held is in a file; for several again",
+            parse=device_file,
+            repeat=True,
+            completes="file",
+        ),
         Flag("--report", "do not write: show what could be recovered"),
         Rest("tasks", "whose core; the context task without", "pid | task | command", completes="task"),
     ],
     description="""
 Writes an ELF core that debuggers open as if the process had dumped itself: the
 registers of all its threads, and its memory from wherever the dump has it: page
-tables, page cache, swap cache and compressed swap (zram). Pages that the dump
-does not have are holes in the file, and counted.
+tables, page cache, swap cache, compressed swap (zram, zswap), and the files that
+--swap gives. Pages that are not to be had are holes in the file, and counted.
 
 The file is core.PID.COMMAND in the current folder. It appears under its name only
 when it is complete. A thread given by its pid is the first one of the core, which
@@ -111,9 +128,12 @@ a debugger shows first; by command name, each process of that name is written.""
     examples=[
         ("Write the core of process 184:", "gcore 184", "Saved core.184.lab-worker"),
         ("What could be had of it?", "gcore --report 184"),
+        ("With the pages that were swapped out to a disk:", "gcore --swap /dev/sda2=sda2.img 184"),
     ],
 )
 def gcore(context: Context, args: Arguments) -> Iterator[Item]:
+    for device, file in args.swap:
+        swap(context.session).give(device, file)
     tasks = _tasks(context, args.tasks)
     wanted = [task for task in tasks if isinstance(task, Task)]
     if args.o == "-" and len(tasks) > 1:
@@ -178,7 +198,8 @@ def _write(context: Context, core: Core, path: Path | None, tell: bool) -> None:
     what = f"core of {core.report.pid}"
     if tell:
         context.note(f"{what}: {len(core.process.threads)} threads, {len(core.segments)} mappings")
-    with _sink(context, path) as sink, context.progress(what, core.pages) as bar:
+    bar = context.progress(what, core.report.present, core.report.page_size)
+    with _sink(context, path) as sink, bar:
         core.write(sink, bar.advance)
 
 

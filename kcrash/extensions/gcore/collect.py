@@ -140,20 +140,17 @@ class Collector:
     def write(self, segment: Segment, offset: int, write: Write, done: Callable[[int], None]) -> list[int]:
         """Give the segment's pages, zeros left out, to ``write(offset in the file, bytes)`` in order.
 
-        ``done``: told of pages as they are passed. Returns addresses of pages that could not be read
+        ``done``: told how many pages have been read. Returns addresses of pages that could not be read
         although the dump's index has them.
         """
         lost: list[int] = []
         for piece in self._pieces(segment):
             if isinstance(piece, Batch):
                 at = offset + piece.start - segment.vma.start
-                lost += self._write_batch(piece, at, write)
-                done(len(piece.pfns))
-            else:
-                done(piece.pages)
+                lost += self._write_batch(piece, at, write, done)
         return lost
 
-    def _write_batch(self, batch: Batch, offset: int, write: Write) -> list[int]:
+    def _write_batch(self, batch: Batch, offset: int, write: Write, done: Callable[[int], None]) -> list[int]:
         import numpy as np
 
         numbers = np.flatnonzero(batch.pfns >= 0)
@@ -165,6 +162,8 @@ class Collector:
             lost = [batch.start + int(number) * self.page_size for number in corrupt]
             wanted = (states == PRESENT) & data.view("u8").any(axis=1)
             pieces += _runs(numbers, wanted, data)
+            done(int((states == PRESENT).sum()))
+        done(len(batch.data))
         pieces += [(number, page) for number, page in batch.data.items() if any(page)]
         for number, content in sorted(pieces, key=lambda piece: piece[0]):
             write(offset + number * self.page_size, content)

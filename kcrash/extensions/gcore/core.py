@@ -14,6 +14,7 @@ from kcrash.extensions.gcore.notes import make_notes
 from kcrash.extensions.gcore.regsets import Port, find_port
 from kcrash.extensions.gcore.report import Report, SegmentReport, new_report, report_note
 from kcrash.extensions.gcore.segments import Segment, make_segments
+from kcrash.linux.swap import swap
 
 if TYPE_CHECKING:
     from kcrash.extensions.gcore.process import Process
@@ -34,13 +35,8 @@ class Core:
     report_at: int
     collector: Collector
 
-    @property
-    def pages(self) -> int:
-        """Pages in the segments, there or not."""
-        return sum(segment.size for segment in self.segments) // self.report.page_size
-
     def write(self, sink: Sink, done: Callable[[int], None]) -> None:
-        """Write the core; ``done`` is told of pages as they are passed. Raises CommandError."""
+        """Write the core; ``done`` is told how many pages have been read. Raises CommandError."""
         sink.write(0, memoryview(self.layout.head))
         lost = False
         for segment, (_load, offset), report in zip(
@@ -81,8 +77,10 @@ def make_core(process: Process, given_filter: int | None) -> Core:
         raise CommandError(f"process {process.dumper.tgid}: none of its memory mappings can be read")
     notes = make_notes(process, port, segments)
     collector = Collector(process)
+    swap(process.session).take_problems()  # those of whoever asked before
     surveys: list[SegmentReport] = [collector.survey(segment) for segment in segments]
-    report = new_report(process, port, notes.threads, surveys, [*problems, *notes.problems])
+    problems += [*notes.problems, *swap(process.session).take_problems()]
+    report = new_report(process, port, notes.threads, surveys, problems)
     form = _form(process, port)
     own = note_bytes(report_note(report), form.order)
     data = b"".join(note_bytes(note, form.order) for note in notes.notes) + own

@@ -1,0 +1,156 @@
+"""Memory that was swapped out to a device, a file, zswap, beside what the process said of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+
+import kcrash
+from kcrash.commands import REGISTRY
+from kcrash.commands._shell import Shell
+from kcrash.session import Session
+from tests.commands.helpers import Kept
+from tests.extensions.gcore.corefile import CoreFile
+from tests.lab.swaps import DEVICE, FILE, Swaps, require, swaps
+from tests.lab.truth import Area
+
+KERNELS = tuple(os.environ.get("KCRASH_LAB_KERNELS", "6.1,7.2").split(","))
+PAGE = 4096
+
+
+@dataclass
+class Case:
+    """A dump; cores of its processes are written to ``folder``."""
+
+    made: Swaps
+    folder: Path
+
+    @cached_property
+    def session(self) -> Session:
+        return kcrash.open(str(self.made.kernel.vmlinux), str(self.made.dump))
+
+    def run(self, line: str) -> tuple[int, str]:
+        kept = Kept()
+        shell = Shell(self.session, REGISTRY, stdout=lambda: kept)
+        if "gcore" not in REGISTRY:
+            shell.context.extensions.load("gcore")
+        kept.text = ""
+        return shell.run(line), kept.text
+
+    def area(self, kind: str) -> Area:
+        return next(area for area in self.made.truth.areas if area.kind == kind)
+
+    def core(self, pid: int, options: str = "") -> CoreFile:
+        path = self.folder / "core"
+        status, text = self.run(f"gcore {options} -o {path} {pid}")
+        assert status == 0, text
+        return CoreFile(path)
+
+    @property
+    def images(self) -> str:
+        return f"--swap {DEVICE}={self.made.device} --swap {FILE}={self.made.file}"
+
+
+@pytest.fixture(params=KERNELS)
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
+    require(request.param)
+    made = Case(swaps(request.param), tmp_path)
+    yield made
+    made.session.close()
+
+
+def test_with_what_the_disks_held(case: Case) -> None:
+    truth = case.made.truth
+    assert truth.complete
+    assert not truth.failures
+    core = case.core(case.area("device").pid, case.images)
+    for area in truth.areas:
+        if area.pid == case.area("device").pid:
+            assert core.memory(area.start, area.size) == area.content, area.kind
+    assert "swapped out" not in core.report["missing"]
+
+
+def test_without_them_only_disks_are_missing(case: Case) -> None:
+    """zswap, the swap cache and pages of zeros (from v6.12 on) are in memory."""
+    area = case.area("device")
+    core = case.core(area.pid)
+    lost = {int(start, 16) + PAGE * n for start, pages, why in core.report["ranges"] for n in range(pages)}
+    for kind in ("device", "file"):
+        area = case.area(kind)
+        pages = range(area.start, area.end, PAGE)
+        assert len(lost & set(pages)) > len(pages) // 2, kind
+        for page in set(pages) - lost:  # left in the swap cache
+            at = page - area.start
+            assert core.memory(page, PAGE) == area.content[at : at + PAGE], kind
+    for area in case.made.truth.areas:
+        if area.kind.startswith("zswap") and area.pid == case.area("device").pid:
+            assert core.memory(area.start, area.size) == area.content, area.kind
+    zeros = case.area("device-zero")
+    in_memory = (
+        case.session.types.has("struct swap_info_struct", "zeromap") or case.made.kernel.version == "7.2"
+    )
+    assert bool(lost & set(range(zeros.start, zeros.end, PAGE))) != in_memory
+    for name in (DEVICE, FILE):
+        assert any(name in problem for problem in core.report["problems"])
+
+
+def test_the_swap_cache_has_what_another_process_read(case: Case) -> None:
+    parent = case.area("device").pid
+    area = next(area for area in case.made.truth.areas if area.kind == "cached" and area.pid != parent)
+    assert case.core(area.pid).memory(area.start, area.size) == area.content
+
+
+def test_device_by_its_short_name(case: Case) -> None:
+    area = case.area("device")
+    core = case.core(area.pid, f"--swap vda={case.made.device}")
+    assert core.memory(area.start, area.size) == area.content
+
+
+def test_images_are_checked(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    pid = case.area("device").pid
+    other = case.folder / "other"
+    other.write_bytes(bytes(8192))
+    cut = case.folder / "cut"
+    cut.write_bytes(case.made.device.read_bytes()[: 2 * PAGE])
+    for given, message in {
+        f"{DEVICE}={case.made.file}": "another swap area",
+        f"{DEVICE}={other}": "no swap area with pages of 4096 bytes",
+        f"{DEVICE}={case.folder}/none": "No such file",
+        f"{DEVICE}={case.folder}": "Is a directory",
+        f"/dev/none={case.made.device}": "is no swap area of this machine",
+        "x": "bad swap area",
+    }.items():
+        assert case.run(f"gcore --swap {given} -o {case.folder}/refused {pid}")[0] == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+        assert not (case.folder / "refused").exists()
+    core = case.core(pid, f"--swap {DEVICE}={cut}")
+    assert core.report["missing"]["swapped out"] > 16
+    assert any("ends before page" in problem for problem in core.report["problems"])
+
+
+def test_image_of_mkswap(tmp_path: Path) -> None:
+    """The header as util-linux writes it."""
+    import shutil
+    import subprocess
+
+    from kcrash.linux.swap_image import SwapImage
+
+    tool = shutil.which("mkswap") or shutil.which("/sbin/mkswap")
+    if tool is None:
+        pytest.skip("PEER MISSING: mkswap is not installed")
+    path = tmp_path / "swap"
+    path.write_bytes(bytes(1 << 20))
+    for size in (4096, 16384):
+        subprocess.run([tool, "-q", "-p", str(size), str(path)], check=True, capture_output=True)
+        image = SwapImage(str(path), size, "little")
+        assert image.pages == (1 << 20) // size
+        assert image.read(1) == bytes(size)
+        with pytest.raises(kcrash.KcrashError):
+            image.read(image.pages)
