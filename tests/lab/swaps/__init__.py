@@ -67,7 +67,8 @@ def _machine(resident: int) -> Machine:
 
 
 def _name(kernel: kernels.Kernel, machine: Machine) -> str:
-    made_of = (machine, DISK, kernel.release, kernel.package_version, *SOURCES)
+    shape = (machine.memory, machine.cpus, machine.cpu, machine.append, machine.arch.key)
+    made_of = (shape, DISK, kernel.release, kernel.package_version, *SOURCES)
     return f"swaps/{kernel.version}-{cache.digest(*made_of)}"
 
 
