@@ -209,9 +209,17 @@ class _Style:
             return frames(self.session, task)
         if args.I is None or args.S is None:
             raise CommandError("-I and -S go together")
-        dwarf = self.session.arch.dwarf
-        start = Registers({dwarf[self.session.arch.pc]: args.I, self.sp: args.S})
-        return list(unwinder(self.session).unwind(start))
+        slot = self._slot_of(args.I, args.S)
+        sp = args.S if slot is None else slot + self.word
+        start = Registers({self.session.arch.dwarf[self.session.arch.pc]: args.I, self.sp: sp})
+        return list(unwinder(self.session).unwind(start, interrupted=slot is None))
+
+    def _slot_of(self, pc: int, sp: int) -> int | None:
+        """Where ``pc`` stands as a return address, if ``sp`` tells: there, as bt shows it, or just above."""
+        slots = (sp, sp - self.word & self.session.word_mask)
+        order = self.session.arch.byte_order
+        wanted = (pc & self.session.word_mask).to_bytes(self.word, "little" if order == "little" else "big")
+        return next((slot for slot in slots if self.session.memory.try_read(slot, self.word) == wanted), None)
 
     # -- the trace
 

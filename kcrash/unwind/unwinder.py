@@ -151,16 +151,12 @@ class Unwinder:
         row, note = self._row(pc, interrupted, method, prefer_orc)
         try:
             step = self._apply(row, registers, memory) if row is not None else _Step(None, note=note)
-            if row is not None and not self._lacks_sp(row, step):
-                return step
+            if row is not None and (step.cfa is not None or row.cfa is None):
+                return step  # else its rules need what is not known: a call may still prove itself
             row, note = self._fallback(pc, registers, interrupted, memory, step.note)
             return _Step(None, note=note) if row is None else self._apply(row, registers, memory)
         except BadFormat as error:
             return _Step(None, note=str(error))
-
-    def _lacks_sp(self, row: Row, step: _Step) -> bool:
-        """True where rules need the stack pointer, which a frame record had not told of this frame."""
-        return step.cfa is None and row.cfa is not None and self.target.frame.cfa is None
 
     # -- rows
 
