@@ -104,10 +104,9 @@ PROGRAMS = ["kcrash", "kcrash, no vmlinux", "drgn 0.3.0", "crash 9.0.2"]
 HEADER = ["dump", "start + command", *PROGRAMS, "of drgn", "of crash"]
 
 
-def show(rows: list[list[str]], markdown: bool) -> None:
-    """Print the table."""
-    table = [HEADER, *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]
+def show_table(table: list[list[str]], markdown: bool) -> None:
+    """Print rows, the header first, in columns."""
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     for number, row in enumerate(table):
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         print("| " + " | ".join(cells) + " |" if markdown else "  ".join(cells))
@@ -130,7 +129,7 @@ def main() -> None:
     rows = []
     for form in forms:
         rows += compare(dumps, form, options.command or COMMANDS, options.runs)
-    show(rows, options.markdown)
+    show_table([HEADER, *rows], options.markdown)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from tests.lab import cache, kernels, small
 from tests.lab.boots import MIB
 from tests.lab.qemu import DISKS, Guest, Machine
-from tests.lab.toolbox import toolbox
+from tests.lab.toolbox import Toolbox, toolbox
 from tests.lab.truth import Truth, parse
 
 HERE = Path(__file__).parent
@@ -91,11 +92,35 @@ def swaps(version: str, *, resident: int = 0) -> Swaps:
 
     def make(folder: Path) -> None:
         def save(guest: Guest) -> None:
-            form = "kdump-zlib" if resident else "elf"
-            guest.do("dump-guest-memory", paging=False, protocol=f"file:{folder}/dump", format=form)
+            guest.do("dump-guest-memory", paging=False, protocol=f"file:{folder}/dump", format="elf")
 
         small.boot(box, kernel, machine, HERE, folder, DISK, save)
         os.truncate(folder / DISKS[2], FILE_SIZE)
         cache.remove(folder / DISKS[1])
+        if resident:
+            _compress(box, folder)
 
     return Swaps(kernel, cache.keep(_name(kernel, machine), make))
+
+
+def _compress(box: Toolbox, folder: Path) -> None:
+    """Makes of the ELF dump one as makedumpfile writes them, zlib and -d 1."""
+    raw = (folder / "dump").rename(folder / "raw")
+    _headers_first(raw)
+    done = box.run(["makedumpfile", "-c", "-d", "1", raw, folder / "dump"], binds=[folder])
+    if done.returncode:
+        raise RuntimeError(f"makedumpfile: {(done.stdout + done.stderr)[-500:]}")
+    cache.remove(raw)
+
+
+def _headers_first(path: Path) -> None:
+    """Makes program headers follow the ELF header, as makedumpfile wants them; QEMU has sections between."""
+    with path.open("r+b") as file:
+        header = bytearray(file.read(64))
+        (at,), (count,) = struct.unpack_from("<Q", header, 32), struct.unpack_from("<H", header, 56)
+        file.seek(at)
+        segments = file.read(56 * count)
+        struct.pack_into("<QQ", header, 32, len(header), 0)
+        struct.pack_into("<HHH", header, 58, 0, 0, 0)
+        file.seek(0)
+        file.write(header + segments)
