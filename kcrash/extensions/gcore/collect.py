@@ -6,7 +6,7 @@ at most BATCH pages are held at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from kcrash.dump.base import CORRUPT, EXCLUDED, NOT_IN_DUMP, PRESENT, TRUNCATED
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kcrash.extensions.gcore.process import Process
 
 BATCH = 2048  # pages; 8 MiB of 4 KiB pages
+MAX_WRITES = 4096  # that are handed over together
 NOT_ZERO_LEVELS = 0xE  # makedumpfile -d: what leaves out mapped pages for other reasons than being zero
 _REASONS = {
     NOT_IN_DUMP: FaultReason.NOT_IN_DUMP.value,
@@ -30,8 +31,6 @@ _REASONS = {
     TRUNCATED: FaultReason.TRUNCATED.value,
     CORRUPT: FaultReason.CORRUPT.value,
 }
-
-Write = Callable[[int, "NDArray[np.uint8] | bytes"], None]
 
 
 class Batch(NamedTuple):
@@ -42,6 +41,13 @@ class Batch(NamedTuple):
     pfns: NDArray[np.int64]
     states: NDArray[np.uint8]
     data: dict[int, bytes]
+
+
+class Ready(NamedTuple):
+    """What is to be written: (offset in the file, bytes), in order; and how many pages were read for it."""
+
+    writes: list[tuple[int, NDArray[np.uint8] | bytes]]
+    pages: int
 
 
 class Collector:
@@ -137,37 +143,59 @@ class Collector:
 
     # -- the pages themselves
 
-    def write(self, segment: Segment, offset: int, write: Write, done: Callable[[int], None]) -> list[int]:
-        """Give the segment's pages, zeros left out, to ``write(offset in the file, bytes)`` in order.
+    def read(self, segment: Segment, offset: int, lost: list[int]) -> Iterator[Ready]:
+        """The segment's pages in order, zeros left out; ``offset``: of the segment in the file.
 
-        ``done``: told how many pages have been read. Returns addresses of pages that could not be read
-        although the dump's index has them.
+        ``lost``: gets addresses of pages that could not be read although the dump's index has them.
         """
-        lost: list[int] = []
         for piece in self._pieces(segment):
             if isinstance(piece, Batch):
-                at = offset + piece.start - segment.vma.start
-                lost += self._write_batch(piece, at, write, done)
-        return lost
+                yield self._read_batch(piece, offset + piece.start - segment.vma.start, lost)
 
-    def _write_batch(self, batch: Batch, offset: int, write: Write, done: Callable[[int], None]) -> list[int]:
+    def _read_batch(self, batch: Batch, offset: int, lost: list[int]) -> Ready:
         import numpy as np
 
         numbers = np.flatnonzero(batch.pfns >= 0)
-        lost: list[int] = []
         pieces: list[tuple[int, NDArray[np.uint8] | bytes]] = []
+        count = len(batch.data)
         if len(numbers):
             data, states = self.dump.read_pages(batch.pfns[numbers].astype("u8"), self.page_size)
             corrupt = numbers[states == CORRUPT]
-            lost = [batch.start + int(number) * self.page_size for number in corrupt]
+            lost += [batch.start + int(number) * self.page_size for number in corrupt]
             wanted = (states == PRESENT) & data.view("u8").any(axis=1)
             pieces += _runs(numbers, wanted, data)
-            done(int((states == PRESENT).sum()))
-        done(len(batch.data))
+            count += int((states == PRESENT).sum())
         pieces += [(number, page) for number, page in batch.data.items() if any(page)]
-        for number, content in sorted(pieces, key=lambda piece: piece[0]):
-            write(offset + number * self.page_size, content)
-        return lost
+        pieces.sort(key=lambda piece: piece[0])
+        return Ready([(offset + number * self.page_size, content) for number, content in pieces], count)
+
+
+def grouped(parts: Iterable[Ready]) -> Iterator[Ready]:
+    """``parts``, small ones joined: thousands of mappings are not handed over one by one."""
+    writes: list[tuple[int, NDArray[np.uint8] | bytes]] = []
+    pages = 0
+    for part in parts:
+        writes += part.writes
+        pages += part.pages
+        if pages >= BATCH // 2 or len(writes) >= MAX_WRITES:
+            yield Ready(writes, pages)
+            writes, pages = [], 0
+    if writes:
+        yield Ready(writes, pages)
+
+
+def one_ahead(parts: Iterator[Ready]) -> Iterator[Ready]:
+    """``parts``, each made in a thread while the one before is being written.
+
+    Whoever uses them must leave the session alone until the last has come.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1, thread_name_prefix="kcrash-gcore") as pool:
+        coming = pool.submit(next, parts, None)
+        while (part := coming.result()) is not None:
+            coming = pool.submit(next, parts, None)
+            yield part
 
 
 def _joined(chunks: list[Chunk]) -> Batch:

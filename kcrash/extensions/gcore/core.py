@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kcrash.dump.base import CORRUPT
 from kcrash.errors import CommandError, FaultReason
-from kcrash.extensions.gcore.collect import Collector
+from kcrash.extensions.gcore.collect import Collector, Ready, grouped, one_ahead
 from kcrash.extensions.gcore.elf import Form, Layout, make_layout, note_bytes
 from kcrash.extensions.gcore.notes import make_notes
 from kcrash.extensions.gcore.regsets import Port, find_port
@@ -19,8 +18,6 @@ from kcrash.linux.swap import swap
 if TYPE_CHECKING:
     from kcrash.extensions.gcore.process import Process
     from kcrash.extensions.gcore.sink import Sink
-
-assert CORRUPT  # the one state that shows only when a page is read
 
 
 @dataclass
@@ -38,20 +35,27 @@ class Core:
     def write(self, sink: Sink, done: Callable[[int], None]) -> None:
         """Write the core; ``done`` is told how many pages have been read. Raises CommandError."""
         sink.write(0, memoryview(self.layout.head))
-        lost = False
+        known = self.report.missing
+        for ready in one_ahead(grouped(self._read())):
+            for at, data in ready.writes:
+                sink.write(at, memoryview(data).cast("B"))  # type: ignore[arg-type]
+            done(ready.pages)
+        if self.layout.tail:
+            sink.write(self.layout.total - len(self.layout.tail), memoryview(self.layout.tail))
+        if self.report.missing != known:
+            self._rewrite_report(sink)
+        sink.finish(self.layout.total)
+
+    def _read(self) -> Iterator[Ready]:
+        """All segments' pages; what turns out to be corrupt is reported as missing."""
         for segment, (_load, offset), report in zip(
             self.segments, self.layout.loads, self.report.segments, strict=True
         ):
-            pages = self.collector.write(segment, offset, lambda at, data: sink.write(at, _flat(data)), done)
-            for address in pages:
+            lost: list[int] = []
+            yield from self.collector.read(segment, offset, lost)
+            for address in lost:
                 report.present -= 1
                 report.lose(address, 1, FaultReason.CORRUPT.value, self.report.page_size)
-                lost = True
-        if self.layout.tail:
-            sink.write(self.layout.total - len(self.layout.tail), memoryview(self.layout.tail))
-        if lost:
-            self._rewrite_report(sink)
-        sink.finish(self.layout.total)
 
     def _rewrite_report(self, sink: Sink) -> None:
         order = _form(self.process, self.port).order
@@ -59,10 +63,6 @@ class Core:
             self.layout.head[self.report_at + 4 : self.report_at + 8], "little" if order == "<" else "big"
         )
         sink.rewrite(self.report_at, note_bytes(report_note(self.report, size), order))
-
-
-def _flat(data: object) -> memoryview:
-    return memoryview(data).cast("B")  # type: ignore[arg-type]
 
 
 def _form(process: Process, port: Port) -> Form:

@@ -262,11 +262,11 @@ def test_interrupted_midway(one: Case, tmp_path: Path, number: signal.Signals) -
 _SLOW = """
 import sys, time
 from kcrash.extensions.gcore.collect import Collector
-write = Collector.write
+read = Collector.read
 def slow(self, *rest):
     time.sleep(0.2)
-    return write(self, *rest)
-Collector.write = slow
+    return read(self, *rest)
+Collector.read = slow
 import kcrash
 from kcrash.commands import REGISTRY
 from kcrash.commands._shell import Shell
