@@ -93,6 +93,8 @@ def _described(context: Context, text: str, offsets: bool) -> Iterator[Item]:
     scope = scope_of(context.session)
     kind, _blank, rest = text.partition(" ")
     if kind in ("struct", "union", "enum"):
+        if not rest.strip(" *"):
+            raise UsageError(f"missing argument: the name of the {kind}")
         yield from _tagged(context, scope, kind, rest.strip(" *"), offsets)
         return
     name, radix = text.partition(".")[0], context.settings.radix

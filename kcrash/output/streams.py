@@ -187,7 +187,8 @@ class Paged:
         self._pager = pager
         self._held: list[str] = []
         self._lines = 0
-        self._limit = get_terminal_size().lines - 1
+        self._columns, lines = get_terminal_size()
+        self._limit = lines - 1
         self._since = monotonic()
         self._output: Output | None = None
 
@@ -197,7 +198,7 @@ class Paged:
             self._output.write(text)
             return
         self._held.append(text)
-        self._lines += text.count("\n")
+        self._lines += sum(1 + max(len(line) - 1, 0) // self._columns for line in text.split("\n")[:-1])
         if self._lines > self._limit or monotonic() - self._since > 1:
             self._start(self._pager)
 
