@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 PAGE = 4096
-TLS_REGISTERS = ("fs_base", "tpidr", "acr01")
+TLS_REGISTERS = ("fs_base", "tpidr", "acr01", "tp")
 T = TypeVar("T")
 _MASK = (1 << 64) - 1
 

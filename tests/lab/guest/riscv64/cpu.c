@@ -1,0 +1,72 @@
+/* riscv64: how registers are filled, and what the kernel shows of them. */
+#include <stdio.h>
+#include "lab.h"
+
+enum { A0 = 10, A7 = 17 };
+
+static const char *const names[] = { "zero", "ra", "sp", "gp", "tp", "t0", "t1", "t2", "s0", "s1", "a0",
+				     "a1", "a2", "a3", "a4", "a5", "a6", "a7", "s2", "s3", "s4", "s5",
+				     "s6", "s7", "s8", "s9", "s10", "s11", "t3", "t4", "t5", "t6" };
+
+void fill_regs(struct thread *t, struct regs *r, unsigned salt)
+{
+	u64 seed = 0x7e6000000000ULL + ((u64)t->index << 16) + ((u64)salt << 12);
+	unsigned i;
+
+	for (i = 1; i < 32; i++)
+		r->x[i] = mix64(seed + i);
+	r->fcsr = t->index & 0x1f;	/* cumulative exception flags */
+	for (i = 0; i < 32; i++)
+		r->f[i] = mix64(t->vec_seed + 64 * salt + i);
+}
+
+void set_call(struct regs *r, long nr, const u64 *args, size_t count)
+{
+	size_t i;
+
+	r->x[A7] = (u64)nr;
+	for (i = 0; i < count; i++)
+		r->x[A0 + i] = args[i];
+}
+
+void set_argument(struct regs *r, u64 value)
+{
+	r->x[A0] = value;
+}
+
+void read_bases(struct thread *t)
+{
+	__asm__("mv %0, tp" : "=r"(t->tls_base));
+}
+
+struct regs compat_regs(void)
+{
+	return (struct regs){ .ready = 0 };
+}
+
+void print_bases(const struct thread *t)
+{
+	printf(",\"tp\":\"%#llx\"", (long long)t->tls_base);
+}
+
+/* While a call is not done the kernel has its own in a0 (do_trap_ecall_u(), arch/riscv/kernel/traps.c). */
+void print_regs(const char *key, const struct regs *r, enum entry entry)
+{
+	unsigned i;
+
+	printf(",\"%s\":{", key);
+	for (i = 1; i < 32; i++)
+		if (i != A0)
+			printf("\"%s\":\"%#llx\",", names[i], (long long)r->x[i]);
+	if (entry != BY_SYSCALL)
+		printf("\"a0\":\"%#llx\",", entry == BY_SYSCALL_DONE ? 0 : (long long)r->x[A0]);
+	if (entry == BY_SYSCALL)
+		printf("\"orig_a0\":\"%#llx\",", (long long)r->x[A0]);
+	printf("\"pc\":\"%#llx\"}", (long long)r->pc);
+}
+
+void print_vector(const char *key, const struct regs *r, u64 seed)
+{
+	printf(",\"%s\":{\"seed\":\"%#llx\",\"bytes\":16,\"fcsr\":\"%#llx\"}", key, (long long)seed,
+	       (long long)r->fcsr);
+}
