@@ -28,6 +28,7 @@ from kcrash.arch.base import (
     TypeLookup,
     register_arch,
 )
+from kcrash.arch.stack_ranges import per_cpu_stacks
 from kcrash.errors import KcrashError, MemoryFault
 
 if TYPE_CHECKING:
@@ -62,7 +63,12 @@ PRSTATUS = Prstatus(
 
 # Members of struct cpu_context (arch/arm64/include/asm/processor.h).
 CPU_CONTEXT = {**{f"x{n}": f"x{n}" for n in range(19, 29)}, "x29": "fp", "sp": "sp", "pc": "pc"}
-OVERFLOW_STACK = 4096  # arch/arm64/include/asm/memory.h
+# Per-CPU pointers to stacks (arch/arm64/kernel/irq.c, sdei.c).
+STACKS = {
+    "irq_stack_ptr": "IRQ",
+    "sdei_stack_normal_ptr": "SDEI normal",
+    "sdei_stack_critical_ptr": "SDEI critical",
+}
 
 
 # -- page tables
@@ -305,25 +311,7 @@ def saved_registers(registers: Mapping[str, int], end: int) -> bool:
 
 def stacks(kernel: Any) -> list[StackRange]:
     """The per-CPU stacks. ``kernel``: see kcrash.linux.stack.StackProbe."""
-    found: list[StackRange] = []
-    for cpu in kernel.cpus:
-        for symbol, name in (("irq_stack_ptr", "IRQ"), ("sdei_stack_normal_ptr", "SDEI normal"),
-                             ("sdei_stack_critical_ptr", "SDEI critical")):  # fmt: skip
-            low = _pointer(kernel, symbol, cpu)
-            if low:
-                found.append(StackRange(name, low, low + kernel.thread_size, cpu))
-        overflow = kernel.per_cpu("overflow_stack", cpu)
-        if overflow is not None:
-            found.append(StackRange("OVERFLOW", overflow, overflow + OVERFLOW_STACK, cpu))
-    return found
-
-
-def _pointer(kernel: Any, symbol: str, cpu: int) -> int:
-    address = kernel.per_cpu(symbol, cpu)
-    try:
-        return int(kernel.memory.word(address)) if address is not None else 0
-    except MemoryFault:
-        return 0
+    return per_cpu_stacks(kernel, STACKS)
 
 
 def format_registers(registers: Mapping[str, int | None], symbol: Callable[[int], str]) -> list[str]:

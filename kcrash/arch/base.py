@@ -54,10 +54,15 @@ class EntryKind(Enum):
 
 
 class Entry(NamedTuple):
-    """A decoded page-table entry: ``address`` is physical, of the next table or of the page."""
+    """A decoded page-table entry: ``address`` is physical, of the next table or of the page.
+
+    ``shift``: of the page that the entry is one part of, where that is larger than what the
+    level's entries cover (riscv's Svnapot, in which every part says the same); else 0.
+    """
 
     kind: EntryKind
     address: int
+    shift: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +156,9 @@ class FrameLayout:
     pt_regs, 0 for none. Linux commit 946c191161ce ("x86/entry/unwind: Create stack
     frames for saved interrupt registers") in v4.10 sets bit 0 on x86_64.
     ``regs_record``: the member of struct pt_regs that is a frame record itself, "" for none.
+    ``regs_functions``: routines in whose frames a struct pt_regs lies at the stack pointer.
+    ``leaf_fp``: where a function that leaves the return address in its register has saved the frame
+    pointer, None if it does not matter (arm64's save both or none).
     ``chained``: bytes of a frame where frames are chained by their stack pointers (s390x), else 0: at
     ``saved_fp`` is the caller's stack pointer, and ``return_address`` is counted from there; where
     the chain ends a struct pt_regs follows the frame.
@@ -161,6 +169,8 @@ class FrameLayout:
     cfa: int | None
     regs_tag: int = 0
     regs_record: str = ""
+    regs_functions: tuple[str, ...] = ()
+    leaf_fp: int | None = None
     chained: int = 0
 
 
@@ -208,7 +218,7 @@ class Arch:
 
     ``dwarf``: DWARF register numbers by name; ``pt_regs``: register names to
     members of ``struct pt_regs``, newest first where kernels differ.
-    ``capstone``: (architecture, mode) names in the capstone package.
+    ``capstone``: names in the capstone package: of the architecture, and of its modes.
     ``virtual_tables``: crash shows where page tables lie by the kernel's addresses, not by physical ones.
     ``page_shift``: the smallest pages that kernels are built for; the layout's paging has a kernel's own.
     ``switched_out``: registers of a task that is on no CPU, by its task_struct's address.
@@ -238,7 +248,7 @@ class Arch:
     callee_saved: frozenset[int]
     pt_regs: Mapping[str, tuple[str, ...]]
     prstatus: Prstatus
-    capstone: tuple[str, str]
+    capstone: tuple[str, ...]
     find_layout: Callable[[Any], KernelLayout]
     switched_out: Callable[[TypeLookup, SymbolLookup, Memory, int], dict[int, int]]
     frame: FrameLayout

@@ -252,6 +252,8 @@ class _Style:
     def _slot(self, frame: Frame) -> int:
         """What stands in brackets."""
         if self.shape.at_frame_pointer:
+            if frame.cfa is not None and self.session.arch.frame.cfa == 0:
+                return frame.cfa  # the same, and in entry code, too, where the register is another's
             return frame.registers.get(self.session.arch.dwarf[self.session.arch.fp]) or 0
         return (frame.registers.get(self.sp) or 0) - (0 if frame.interrupted else self.word)
 

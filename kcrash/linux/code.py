@@ -34,8 +34,8 @@ def _decoder(session: Session) -> Any:
 def _make_decoder(session: Session) -> Any:
     import capstone
 
-    family, mode = session.arch.capstone
-    decoder = capstone.Cs(getattr(capstone, family), getattr(capstone, mode))
+    family, *modes = session.arch.capstone
+    decoder = capstone.Cs(getattr(capstone, family), sum(getattr(capstone, mode) for mode in modes))
     decoder.detail = True
     if family == "CS_ARCH_X86":
         decoder.syntax = capstone.CS_OPT_SYNTAX_ATT

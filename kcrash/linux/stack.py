@@ -48,7 +48,8 @@ def unwind_target(session: Session) -> Target:
 
 def _make_target(session: Session) -> Target:
     clean = session.arch.code_pointer
-    return target_for(session.arch, _regs_layout(session), clean and clean(session.layout))
+    entries = tuple(_ranges(session, session.arch.frame.regs_functions))
+    return target_for(session.arch, _regs_layout(session), clean and clean(session.layout), entries)
 
 
 def _regs_layout(session: Session) -> RegsLayout:
@@ -335,7 +336,7 @@ def _candidate_stacks(session: Session, task: Task) -> list[StackRange]:
 
 def _stop_slots(session: Session, stack: StackRange) -> Iterator[tuple[int, int]]:
     """``(address, value)`` of words on a stack that are return addresses into a stop function."""
-    ranges = session.memo("stop functions", lambda: _stop_ranges(session))
+    ranges = session.memo("stop functions", lambda: _ranges(session, session.arch.stop_functions))
     width = session.arch.word_bytes
     data = session.memory.try_read(stack.low, stack.high - stack.low)
     if data is None or not ranges:
@@ -348,9 +349,9 @@ def _stop_slots(session: Session, stack: StackRange) -> Iterator[tuple[int, int]
             yield stack.low + index * width, value
 
 
-def _stop_ranges(session: Session) -> list[tuple[int, int]]:
+def _ranges(session: Session, functions: tuple[str, ...]) -> list[tuple[int, int]]:
     found = []
-    for name in session.arch.stop_functions:
+    for name in functions:
         symbol = session.symbols.kernel.symbol(name)
         if symbol is not None and symbol.size:
             found.append((symbol.address, symbol.address + symbol.size))

@@ -235,7 +235,7 @@ class PagedSpace(AddressSpace):
         try:
             for step in self.walk(address):
                 if step.entry.kind is EntryKind.LEAF:
-                    mask = (1 << self.paging.levels[step.level].shift) - 1
+                    mask = (1 << (step.entry.shift or self.paging.levels[step.level].shift)) - 1
                     return step.entry.address, mask
                 if step.entry.kind is EntryKind.OTHER:
                     raise MemoryFault(self.name, address, FaultReason.SWAPPED)
@@ -324,7 +324,8 @@ class PagedSpace(AddressSpace):
             if entry.kind is EntryKind.TABLE:
                 yield from self._leaves(entry.address, number + 1, position, stop, walked)
             elif entry.kind is EntryKind.LEAF:
-                yield Run(position, stop - position, entry.address + position % span, value, span)
+                whole = 1 << entry.shift if entry.shift else span
+                yield Run(position, stop - position, entry.address + position % whole, value, whole)
             else:
                 yield Run(position, stop - position, None, value, span)
             position = stop

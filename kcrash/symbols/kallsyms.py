@@ -36,6 +36,7 @@ MAX_SIZE = 16 << 20  # a larger gap to the next symbol says nothing of a symbol'
 SAMPLES = 2048
 # VMCOREINFO has these addresses, and every kallsyms one of these names.
 ANCHORS = ("_stext", "init_uts_ns")
+IMAGE_STARTS = ("_start", "_text", "_stext")  # riscv has code before _text
 
 #: From a symbol's number to its address.
 Reading = Callable[[int], int]
@@ -441,7 +442,7 @@ class KallsymsSymbols:
     @cached_property
     def _loaded(self) -> tuple[int, int]:
         """``[start, end)`` of the image where it runs; tables of text only do not know where it ends."""
-        start = next((s for s in map(self.symbol, ("_text", "_stext")) if s), None)
+        start = next((s for s in map(self.symbol, IMAGE_STARTS) if s), None)
         end = self.symbol("_end")
         first = start.address if start else self._address_of(0)
         return first, end.address if end else max(self._address_of(self.count - 1) + 1, first)

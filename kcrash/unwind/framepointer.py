@@ -75,12 +75,48 @@ def _chain_row(target: Target, layout: FrameLayout, sp: int, memory: BlockReader
             }
             cfa = Rule(Kind.AT_REGISTER, target.sp, layout.saved_fp)
             return Row(cfa, tuple(rules.items()), target.return_column, False, "fp")
-        regs, address = target.regs, sp + layout.chained
-        if regs is None or not memory.word(address + regs.fields[target.pc][0]):
-            return END
-        return saved_regs_row(target, regs, address)
     except MemoryFault:
         return None
+    return entry_row(target, sp + layout.chained, memory)
+
+
+def entry_row(target: Target, address: int, memory: BlockReader) -> Row | None:
+    """The rules of entry code whose struct pt_regs is at this address; None if it cannot be read.
+
+    That of a task which has never been in user space holds no pc: nothing was interrupted.
+    """
+    if target.regs is None:
+        return END
+    try:
+        interrupted = memory.word(address + target.regs.fields[target.pc][0])
+    except MemoryFault:
+        return None
+    if interrupted:
+        return saved_regs_row(target, target.regs, address)
+    return Row(Rule(Kind.CONSTANT, 0, address), (), target.return_column, False, "fp")
+
+
+def leaf_row(target: Target, frame_pointer: int, memory: BlockReader) -> Row | None:
+    """The rules of an interrupted function that has saved the frame pointer only (FrameLayout.leaf_fp).
+
+    None where the word there is no frame pointer further up.
+    """
+    layout, at = target.frame, target.frame.leaf_fp
+    if at is None or layout.cfa is None or frame_pointer % target.word_bytes:
+        return None
+    try:
+        saved = memory.word(frame_pointer + at)
+    except MemoryFault:
+        return None
+    if not frame_pointer < saved < frame_pointer + MAX_FRAME_BYTES:
+        return None
+    rules = {
+        target.fp: Rule(Kind.SAVED, offset=at - layout.cfa),
+        target.return_column: same_value(target.return_column),
+        target.sp: Rule(Kind.CFA),
+    }
+    cfa = Rule(Kind.REGISTER, target.fp, layout.cfa)
+    return Row(cfa, tuple(rules.items()), target.return_column, False, "fp")
 
 
 def _record_row(target: Target, layout: FrameLayout) -> Row:

@@ -60,6 +60,7 @@ class Target:
     pseudo-register that tells whether there are any.
     ``user_mode``: True if registers are those of user space.
     ``call_code``: what code tells of calls, None if it cannot be asked.
+    ``regs_code``: addresses of FrameLayout.regs_functions, each from the first up to its end.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Target:
     canonical: Callable[[int], int] | None = None
     user_mode: Callable[[Mapping[int, int]], bool] = field(default=lambda registers: False)
     call_code: CallCode | None = None
+    regs_code: tuple[tuple[int, int], ...] = ()
 
     @cached_property
     def mask(self) -> int:
@@ -95,12 +97,16 @@ class Target:
 
 
 def target_for(
-    arch: Arch, regs: RegsLayout | None = None, canonical: Callable[[int], int] | None = None
+    arch: Arch,
+    regs: RegsLayout | None = None,
+    canonical: Callable[[int], int] | None = None,
+    regs_code: tuple[tuple[int, int], ...] = (),
 ) -> Target:
     """The target of an architecture record.
 
     ``regs``: layout of struct pt_regs as the kernel's types tell it; X86_64_REGS
     does for every x86_64 kernel. ``canonical``: what Arch.code_pointer gives for the kernel.
+    ``regs_code``: see Target.
     """
     words = arch.word_bytes
     pushes = arch.dwarf[arch.pc] == arch.return_column
@@ -125,4 +131,5 @@ def target_for(
         canonical=canonical,
         user_mode=user_mode,
         call_code=arch.call_code,
+        regs_code=regs_code,
     )

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from kcrash.errors import BadFormat, MemoryFault
 from kcrash.unwind.codemap import CodeMap, RowTable, Tables
 from kcrash.unwind.expression import Unknown
-from kcrash.unwind.framepointer import call_row, frame_row, null_call_row
+from kcrash.unwind.framepointer import call_row, entry_row, frame_row, leaf_row, null_call_row
 from kcrash.unwind.memory import BlockReader
 from kcrash.unwind.recover import Recovered, find_cfa, recover
 from kcrash.unwind.registers import Registers
@@ -204,7 +204,13 @@ class Unwinder:
         self, pc: int, registers: Registers, interrupted: bool, memory: BlockReader, note: str
     ) -> tuple[Row | None, str]:
         """Where no table says anything: a call into nowhere, a call that proves itself, frame pointers."""
-        in_code = pc in self.code
+        in_code, sp = pc in self.code, registers.get(self.target.sp)
+        if (
+            sp is not None
+            and not interrupted
+            and any(low <= pc < high for low, high in self.target.regs_code)
+        ):
+            return entry_row(self.target, sp, memory), note
         if not in_code and not interrupted:
             return None, f"{pc:#x} is not in kernel code"
         if not in_code and self._returns_to_code(registers, memory):
@@ -213,13 +219,16 @@ class Unwinder:
         if called is not None:
             return called, ""
         frame_pointer = registers.get(self.target.fp)
-        row = None if frame_pointer is None else frame_row(self.target, frame_pointer, memory)
+        row = None if frame_pointer is None else self._frame_row(frame_pointer, interrupted, memory)
         if row is None or frame_pointer is None:
             return None, note or f"nothing tells how to unwind {pc:#x}"
-        sp = registers.get(self.target.sp)
         if sp is not None and frame_pointer < sp and self._same_stack(frame_pointer, sp):
             return None, note or f"the frame pointer {frame_pointer:#x} is below the stack pointer"
         return row, ""
+
+    def _frame_row(self, frame_pointer: int, interrupted: bool, memory: BlockReader) -> Row | None:
+        leaf = leaf_row(self.target, frame_pointer, memory) if interrupted else None
+        return leaf or frame_row(self.target, frame_pointer, memory)
 
     def _call_row(self, address: int, registers: Registers, memory: BlockReader) -> Row | None:
         """The rules of the first return address on the stack whose call leads to this function.

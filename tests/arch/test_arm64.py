@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kcrash.arch.arm64 import INVALID_BY_NG, PROT_NONE_BIT, code_pointer, make_paging, user_mode
-from kcrash.arch.base import EntryKind, KernelLayout
+from kcrash.arch.base import Entry, EntryKind, KernelLayout
 from kcrash.errors import FaultReason, KcrashError, MemoryFault
 from kcrash.memory.space import AddressSpace, PagedSpace
 
@@ -101,8 +101,8 @@ def test_hidden_pages_and_swap_entries() -> None:
     """pte_present_invalid() and __swp_type(), __swp_offset() of asm/pgtable.h in v6.12 and in v6.1."""
     newer, older = (make_paging(12, 48, hidden=form) for form in (INVALID_BY_NG, PROT_NONE_BIT))
     page = 0x4567_8000
-    assert newer.decode(page | 1 << 11 | 0x440, 3) == (EntryKind.LEAF, page)
-    assert older.decode(page | 1 << 58 | 0x440, 3) == (EntryKind.LEAF, page)
+    assert newer.decode(page | 1 << 11 | 0x440, 3) == Entry(EntryKind.LEAF, page)
+    assert older.decode(page | 1 << 58 | 0x440, 3) == Entry(EntryKind.LEAF, page)
     swapped = 3 << 6 | 0x1234 << 12
     assert newer.decode(swapped, 3).kind is EntryKind.OTHER and newer.swap_entry is not None
     assert newer.swap_entry(swapped) == (3, 0x1234)

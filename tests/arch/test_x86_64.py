@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kcrash.arch.base import EntryKind, KernelLayout
+from kcrash.arch.base import Entry, EntryKind, KernelLayout
 from kcrash.arch.x86_64 import DWARF, PRSTATUS, call_target, make_paging, pushed_registers
 from kcrash.dump.notes import parse_notes
 from kcrash.errors import FaultReason, MemoryFault
@@ -50,7 +50,7 @@ def test_present_entries_are_the_manual_s(five_level: bool, value: int) -> None:
         low = {"PUD": 30, "PMD": 21}.get(name) if value & PAGE_SIZE else None
         low = 12 if name == "PTE" else low
         kind = EntryKind.TABLE if low is None else EntryKind.LEAF
-        assert paging.decode(value, index) == (kind, field(value, MAXPHYADDR - 1, low or 12))
+        assert paging.decode(value, index) == Entry(kind, field(value, MAXPHYADDR - 1, low or 12))
 
 
 @given(value=entries)
@@ -63,7 +63,7 @@ def test_entries_that_are_not_present(value: int) -> None:
     if not value:
         assert entry.kind is EntryKind.ABSENT
     elif value & 1 << 8:
-        assert entry == (EntryKind.LEAF, field(~value & (1 << 64) - 1, MAXPHYADDR - 1, 12))
+        assert entry == Entry(EntryKind.LEAF, field(~value & (1 << 64) - 1, MAXPHYADDR - 1, 12))
     else:
         assert entry.kind is EntryKind.OTHER
     assert paging.decode(value, 0).kind in (EntryKind.ABSENT, EntryKind.OTHER)
@@ -84,8 +84,8 @@ def test_a_table_decodes_as_its_entries_do(values: list[int]) -> None:
 def test_the_encryption_bit_is_no_address() -> None:
     """AMD SME: sme_me_mask of VMCOREINFO."""
     paging = make_paging(False, 1 << 47)
-    assert paging.decode(0x123000 | 1 << 47 | PRESENT, 3) == (EntryKind.LEAF, 0x123000)
-    assert paging.decode(0x123000 | 1 << 47 | PRESENT, 0) == (EntryKind.TABLE, 0x123000)
+    assert paging.decode(0x123000 | 1 << 47 | PRESENT, 3) == Entry(EntryKind.LEAF, 0x123000)
+    assert paging.decode(0x123000 | 1 << 47 | PRESENT, 0) == Entry(EntryKind.TABLE, 0x123000)
 
 
 @pytest.mark.parametrize(("five_level", "bits"), [(False, 48), (True, 57)])
