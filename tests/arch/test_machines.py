@@ -14,6 +14,7 @@ from kcrash.linux.userpages import UserMemory
 from kcrash.session import Session
 from kcrash.unwind import Frame
 from tests.arch.conftest import Lab
+from tests.arch.forms import BLOCKS, CORES
 from tests.extensions.gcore.corefile import CoreFile
 from tests.lab.toolbox import toolbox
 from tests.lab.truth import Entry, Thread
@@ -76,7 +77,7 @@ def _check_registers(thread: Thread, found: dict[str, int]) -> None:
             assert found.get("pc", found.get("pswa")) == value, thread.name
         elif name == "syscallno" and thread.entry is Entry.SYSCALL_DONE:
             assert found.get(name, NO_CALL) == NO_CALL, thread.name  # do_signal() forgets the call
-        elif name not in ("orig_x0", "syscallno") or name in found:
+        elif name not in ("orig_x0", "orig_a0", "syscallno") or name in found:
             assert found[name] == value, (thread.name, name)
 
 
@@ -148,27 +149,16 @@ def _places(found: list[Frame]) -> list[int | None]:
 
 
 def test_bt_shows_the_register_block(machine: Lab) -> None:
-    if machine.session.arch.name == "s390x":
-        thread = machine.truth.thread("futex")
-        words = re.findall(r"[0-9a-f]{16}", machine.run(f"bt {thread.tid}"))[-18:]
-        assert int(words[1], 16) == thread.registers["pc"]
-        assert [int(word, 16) for word in words[2:]] == [thread.registers[f"r{n}"] for n in range(16)]
-        return
     thread = machine.truth.thread("futex")
-    shown = machine.run(f"bt {thread.tid}")
-    block = re.findall(r"([A-Z_0-9]+): ([0-9a-f]+)", shown[shown.index("PC: ") :])
-    values = {name.lower(): int(value, 16) for name, value in block}
-    assert values["pc"] == thread.registers["pc"] and values["lr"] == thread.registers["x30"]
-    assert [values[f"x{n}"] for n in range(30)] == [thread.registers[f"x{n}"] for n in range(30)]
-    assert values["syscallno"] == thread.registers["x8"]
+    BLOCKS[machine.session.arch.name](thread, machine.run(f"bt {thread.tid}"))
 
 
 # -- cores
 
 
 def _core(machine: Lab, pid: int) -> Path:
-    if machine.session.arch.name == "s390x":
-        pytest.skip("no register sets for s390x yet")
+    if machine.session.arch.name not in CORES:
+        pytest.skip(f"no register sets for {machine.session.arch.name} yet")
     path = machine.folder / f"{pid}.core"
     if not path.exists():
         machine.run(f"gcore -o {path} {pid}")
@@ -177,28 +167,13 @@ def _core(machine: Lab, pid: int) -> Path:
 
 def test_core_has_every_threads_registers(machine: Lab) -> None:
     worker = machine.truth.worker
-    core, checked = CoreFile(_core(machine, worker)), 0
+    core, form, checked = CoreFile(_core(machine, worker)), CORES[machine.session.arch.name], 0
     for thread in machine.truth.threads:
         if thread.pid == worker and thread.entry is not Entry.LIBC:
-            words = struct.unpack_from("<34Q", core.thread(thread.tid).status, 112)
-            named = {f"x{n}": words[n] for n in range(31)} | {
-                "sp": words[31],
-                "pc": words[32],
-                "pstate": words[33],
-            }
-            _check_registers(thread, named)
-            _check_notes(thread, core.thread(thread.tid).notes)
+            _check_registers(thread, form.general(core.thread(thread.tid).status))
+            form.check(thread, core.thread(thread.tid).notes)
             checked += 1
     assert checked >= 14
-
-
-def _check_notes(thread: Thread, notes: dict[str, bytes]) -> None:
-    assert int.from_bytes(notes["LINUX:0x401"][:8], "little") == thread.tls_base, thread.name
-    if thread.vector is not None and "FPREGSET" in notes:
-        state = notes["FPREGSET"]
-        assert [state[16 * n : 16 * n + 16] for n in range(32)] == [thread.vector.v(n) for n in range(32)]
-        status, control = struct.unpack_from("<2I", state, 512)
-        assert {"fpsr": status, "fpcr": control} == thread.vector.control, thread.name
 
 
 def test_gdb_walks_every_threads_stack(machine: Lab) -> None:

@@ -1,0 +1,87 @@
+"""What bt's block of registers and a core's notes hold, an architecture each; from the kernel's headers."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tests.lab.truth import Thread
+
+RISCV_NAMES = (
+    "pc", "ra", "sp", "gp", "tp", "t0", "t1", "t2", "s0", "s1",
+    "a0", "a1", "a2", "a3", "a4", "a5", "a6", "a7",
+    "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "t3", "t4", "t5", "t6",
+)  # fmt: skip
+
+
+# -- the block of registers that bt ends with
+
+
+def arm64_block(thread: Thread, shown: str) -> None:
+    block = re.findall(r"([A-Z_0-9]+): ([0-9a-f]+)", shown[shown.index("PC: ") :])
+    values = {name.lower(): int(value, 16) for name, value in block}
+    assert values["pc"] == thread.registers["pc"] and values["lr"] == thread.registers["x30"]
+    assert [values[f"x{n}"] for n in range(30)] == [thread.registers[f"x{n}"] for n in range(30)]
+    assert values["syscallno"] == thread.registers["x8"]
+
+
+def s390x_block(thread: Thread, shown: str) -> None:
+    words = re.findall(r"[0-9a-f]{16}", shown)[-18:]
+    assert int(words[1], 16) == thread.registers["pc"]
+    assert [int(word, 16) for word in words[2:]] == [thread.registers[f"r{n}"] for n in range(16)]
+
+
+def riscv64_block(thread: Thread, shown: str) -> None:
+    block = re.findall(r"([a-z_0-9]+): ([0-9a-f]{16})", shown[shown.index("epc: ") :])
+    values = {name: int(value, 16) for name, value in block}
+    values["pc"] = values.pop("epc")
+    assert {name: values[name] for name in thread.registers} == thread.registers
+    assert values["cause"] == 8  # a system call
+
+
+BLOCKS: dict[str, Callable[[Thread, str], None]] = {
+    "arm64": arm64_block,
+    "s390x": s390x_block,
+    "riscv64": riscv64_block,
+}
+
+
+# -- cores
+
+
+class CoreForm(NamedTuple):
+    """``registers``: the words of pr_reg, at byte 112; ``check``: asserts what a thread's other notes say."""
+
+    registers: tuple[str, ...]
+    check: Callable[[Thread, dict[str, bytes]], None]
+
+    def general(self, status: bytes) -> dict[str, int]:
+        """pr_reg of a struct elf_prstatus, by name."""
+        words = struct.unpack_from(f"<{len(self.registers)}Q", status, 112)
+        return dict(zip(self.registers, words, strict=True))
+
+
+def arm64_notes(thread: Thread, notes: dict[str, bytes]) -> None:
+    assert int.from_bytes(notes["LINUX:0x401"][:8], "little") == thread.tls_base, thread.name
+    if thread.vector is not None and "FPREGSET" in notes:
+        state = notes["FPREGSET"]
+        assert [state[16 * n : 16 * n + 16] for n in range(32)] == [thread.vector.v(n) for n in range(32)]
+        status, control = struct.unpack_from("<2I", state, 512)
+        assert {"fpsr": status, "fpcr": control} == thread.vector.control, thread.name
+
+
+def riscv64_notes(thread: Thread, notes: dict[str, bytes]) -> None:
+    if thread.vector is not None and "FPREGSET" in notes:
+        state = notes["FPREGSET"]
+        assert len(state) == 264
+        halves = b"".join(thread.vector.v(n) for n in range(16))  # 8 bytes of each of 32 registers
+        assert state[:256] == halves, thread.name
+        assert int.from_bytes(state[256:260], "little") == thread.vector.control["fcsr"], thread.name
+
+
+CORES = {
+    "arm64": CoreForm((*(f"x{n}" for n in range(31)), "sp", "pc", "pstate"), arm64_notes),
+    "riscv64": CoreForm(RISCV_NAMES, riscv64_notes),
+}
