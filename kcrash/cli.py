@@ -221,6 +221,7 @@ def _open(args: Arguments) -> Session:
         files,
         Options(
             progress=_Progresses(),
+            notice=lambda text: error_line(f"kcrash: {text}"),
             force=args.force,
             zero_excluded=args.zero_excluded,
             module_dirs=args.mod,

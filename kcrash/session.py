@@ -49,9 +49,11 @@ class SourceLine(NamedTuple):
 @dataclass
 class Options:
     """How to open. ``force``: use a vmlinux of another build; ``module_dirs``: where module
-    objects lie; ``load_modules``: False leaves out module symbols; ``progress``: hears of slow searches."""
+    objects lie; ``load_modules``: False leaves out module symbols; ``progress``: hears of slow searches;
+    ``notice``: is told in a line what debuginfo is incomplete."""
 
     progress: Progress | None = None
+    notice: Callable[[str], None] | None = None
     force: bool = False
     zero_excluded: bool = False
     module_dirs: list[str] = field(default_factory=list)
@@ -167,7 +169,7 @@ class Session:
 
         if self.vmlinux is None:
             raise KcrashError("there is no vmlinux, so no DWARF")
-        return DwarfSource(self.vmlinux)
+        return DwarfSource(self.vmlinux, notice=self.options.notice)
 
     def _load_modules(self) -> None:
         from kcrash.linux.modules import load_module_symbols

@@ -188,7 +188,8 @@ def load(session: Session, module: Module, given: str | None = None) -> ModuleDe
     elf = ElfFile(found.path)
     if elf.machine != session.arch.elf_machine:
         raise MismatchError(f"{found.path} is for another machine than the dump")
-    made = ModuleDebug(module, str(found.path), elf, DwarfSource(elf, section_addresses=sections), sections)
+    dwarf = DwarfSource(elf, section_addresses=sections, notice=session.options.notice)
+    made = ModuleDebug(module, str(found.path), elf, dwarf, sections)
     unload(session, module.name)
     session.module_debug[module.name] = made
     session.types.add(made.dwarf, last_resort=True, module=module.name)

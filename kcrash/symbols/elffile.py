@@ -66,16 +66,21 @@ class ElfFile:
     """An ELF file, mapped read-only.
 
     Raises BadFormat for what is no ELF file or has a broken header, OSError if
-    the file cannot be opened.
+    the file cannot be opened. ``copy``: it is small, and one of more than there may be open files: its
+    content is copied, and the file not held open.
     """
 
-    def __init__(self, path: str | PathLike[str]) -> None:
+    def __init__(self, path: str | PathLike[str], *, copy: bool = False) -> None:
         self.path = fspath(path)
         with open(path, "rb", opener=_open_at_once) as file:  # pathlib has no opener
             try:
                 self.mm = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except ValueError:
                 raise BadFormat(self.path, "the file is empty", 0) from None
+        if copy:
+            with self.mm as mapped:
+                self.mm = mmap.mmap(-1, len(mapped))
+                self.mm[:] = mapped[:]
         self._unpacked: dict[str, memoryview] = {}
         self._read_header()
 

@@ -224,6 +224,28 @@ def gdb_values(path: Path, expressions: Sequence[str]) -> list[int]:
     return [int(row) for row in run([need("gdb"), "-nx", "-batch", "-x", str(script), str(path)]).split()]
 
 
+@functools.cache
+def split(flavour: str, packer: str = "") -> Path:
+    """The sources of a flavour with split debug info, packed by a tool or left in .dwo files.
+
+    Old versions of llvm-dwp do not come to an end with what gcc 12 writes in DWARF 5.
+    """
+    compiler, *flags = FLAVOURS[flavour]
+    sources = [build(flavour).with_name(name) for name in ("first.c", "second.c")]
+    target = sources[0].parent / f"split{packer}" / "program"
+    target.parent.mkdir()
+    command = [need(compiler), "-O2", *flags, "-gsplit-dwarf", "-fno-pie", "-no-pie", "-fno-lto", "-w"]
+    for source in sources:
+        run([*command, "-c", str(source), "-o", str(target.with_name(source.stem + ".o"))])
+    run([*command, *(str(target.with_name(f"{part}.o")) for part in ("first", "second")), "-o", str(target)])
+    if packer:
+        made = [need(packer), "-e", str(target), "-o", f"{target}.dwp"]
+        subprocess.run(made, check=True, capture_output=True, timeout=30)
+        for file in target.parent.glob("*.dwo"):
+            file.unlink()
+    return target
+
+
 def share(path: Path, *flags: str) -> Path:
     """A copy of a program whose debug info is shared with that of another copy, in a third file (dwz -m)."""
     dwz, folder = need("dwz"), path.parent / "-".join(("shared", path.name, *flags))

@@ -74,9 +74,11 @@ DW_AT_call_return_pc = 0x7D
 DW_AT_call_value = 0x7E
 DW_AT_call_origin = 0x7F
 DW_AT_call_target = 0x83
+DW_AT_dwo_name = 0x76
 DW_AT_loclists_base = 0x8C
 DW_AT_GNU_call_site_value = 0x2111
 DW_AT_GNU_call_site_target = 0x2113
+DW_AT_GNU_dwo_name, DW_AT_GNU_dwo_id, DW_AT_GNU_ranges_base, DW_AT_GNU_addr_base = range(0x2130, 0x2134)
 
 # Forms (section 7.5.6, table 7.6; the GNU ones from binutils include/dwarf2.def).
 DW_FORM_addr = 0x01
@@ -147,3 +149,6 @@ DW_RLE_offset_pair, DW_RLE_base_address, DW_RLE_start_end, DW_RLE_start_length =
 
 # Location list entries (section 7.7.3): numbered as those of range lists, but for one in between.
 DW_LLE_default_location = 5
+
+# Entries of GNU's .debug_loc.dwo (https://gcc.gnu.org/wiki/DebugFission).
+DW_LLE_GNU_end_of_list, DW_LLE_GNU_base_address, DW_LLE_GNU_start_end, DW_LLE_GNU_start_length = range(4)

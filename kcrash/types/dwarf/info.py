@@ -9,8 +9,9 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 from kcrash.types.dwarf import constants as dw
 from kcrash.types.dwarf.abbrev import AbbrevReader, AbbrevTable, Layout, Raw
@@ -18,6 +19,9 @@ from kcrash.types.dwarf.alternate import find_alternate
 from kcrash.types.dwarf.encoding import Malformed, initial_length, string_at, uleb
 from kcrash.types.dwarf.index import Index
 from kcrash.types.dwarf.sections import Sections
+
+if TYPE_CHECKING:
+    from kcrash.types.dwarf.split import Splits
 
 STRX_FORMS = {
     dw.DW_FORM_strx, dw.DW_FORM_strx1, dw.DW_FORM_strx2, dw.DW_FORM_strx3, dw.DW_FORM_strx4,
@@ -34,21 +38,38 @@ ALTERNATE_STRINGS = {dw.DW_FORM_GNU_strp_alt, dw.DW_FORM_strp_sup}
 _ALTERNATE_REFERENCES = {dw.DW_FORM_GNU_ref_alt, dw.DW_FORM_ref_sup4, dw.DW_FORM_ref_sup8}
 #: Offsets from here on are of the file of shared debug info.
 ALTERNATE = 1 << 62
+#: From here on, of .dwo and .dwp files, each with so many numbers.
+SPLIT = 1 << 61
+SPLIT_SPAN = 1 << 40
+# What the bases of a split unit count from: the tables of its own file.
+_SPLIT_TABLES = {
+    dw.DW_AT_str_offsets_base: ".debug_str_offsets",
+    dw.DW_AT_rnglists_base: ".debug_rnglists",
+    dw.DW_AT_loclists_base: ".debug_loclists",
+}
 _MAX_DEPTH = 10_000
 
 
 class Unit:
-    """One unit: ``offset`` of its header, ``first`` of its first DIE, ``end``; all in .debug_info."""
+    """One unit: ``offset`` of its header, ``first`` of its first DIE, ``end``; all in .debug_info.
+
+    Of a split unit, ``skeleton`` is what the linked file has of it, None if it has nothing (type units), and
+    ``places`` where its parts start in the sections of a package; None for units that are not split.
+    """
 
     __slots__ = (
+        "_identity",
         "_root",
         "abbrev_offset",
         "end",
         "first",
         "info",
+        "kind",
         "layout",
         "offset",
+        "places",
         "signature",
+        "skeleton",
         "type_offset",
     )
 
@@ -56,6 +77,9 @@ class Unit:
         self.info = info
         self.offset = offset
         self._root: Die | None = None
+        self._identity: int | None = None
+        self.skeleton: Unit | None = None
+        self.places: dict[str, int] | None = None
         data, order = info.data, info.order
         length, offset_size, position = initial_length(data, offset, order)
         self.end = position + length
@@ -79,7 +103,9 @@ class Unit:
             self.signature, self.type_offset = struct.unpack_from(order + "Q" + wide, data, position)
             position += 8 + offset_size
         elif kind in (dw.DW_UT_skeleton, dw.DW_UT_split_compile):
+            self._identity = struct.unpack_from(order + "Q", data, position)[0]
             position += 8
+        self.kind = kind
         self.first = position
         self.layout = Layout(order, address_size, offset_size, version)
 
@@ -97,12 +123,43 @@ class Unit:
 
     def base(self, attribute: int) -> int:
         """DW_AT_str_offsets_base and its like; what a sole unit would have where the unit is silent."""
+        if self.skeleton is not None and attribute not in _SPLIT_TABLES:
+            return self.skeleton.base(attribute)
+        if self.places is not None:
+            if attribute not in _SPLIT_TABLES:
+                raise Malformed(f"the unit at {self.offset:#x} has addresses, but no skeleton")
+            return self.places.get(_SPLIT_TABLES[attribute], 0) + self._table_header(attribute)
+        if attribute == dw.DW_AT_addr_base and self.layout.version < 5:
+            attribute = dw.DW_AT_GNU_addr_base
         # The root's own strings need the base: read it raw.
         found = self.root.values.get(attribute)
-        if isinstance(found, int):
-            return found
+        return found if isinstance(found, int) else self._table_header(attribute)
+
+    def _table_header(self, attribute: int) -> int:
+        """Bytes in front of the entries of a table of offsets or addresses; DWARF 4 has none."""
+        if self.layout.version < 5:
+            return 0
         header = 8 if self.layout.offset_size == 4 else 16
         return header + 4 if attribute in (dw.DW_AT_rnglists_base, dw.DW_AT_loclists_base) else header
+
+    @property
+    def low_pc(self) -> int:
+        """What the addresses of its lists are relative to, unless they say otherwise."""
+        return (self.skeleton or self).root.address(dw.DW_AT_low_pc) or 0
+
+    @property
+    def identity(self) -> int:
+        """What a skeleton and its split unit have in common; 0 for other units."""
+        if self._identity is None:
+            self._identity = self.root.number(dw.DW_AT_GNU_dwo_id) or 0
+        return self._identity
+
+    @property
+    def split_name(self) -> str:
+        """The .dwo file of a skeleton, as the compiler named it; "" for other units."""
+        if self.layout.version < 5:
+            return self.root.string(dw.DW_AT_GNU_dwo_name) if self.identity and self.places is None else ""
+        return self.root.string(dw.DW_AT_dwo_name) if self.kind == dw.DW_UT_skeleton else ""
 
 
 class Die:
@@ -193,11 +250,23 @@ class DebugInfo:
     """.debug_info of one file and the sections that it leans on.
 
     ``base``: what is added to the offsets of DIEs in references, ALTERNATE for the
-    file that others share DIEs of.
+    file that others share DIEs of, from SPLIT on for .dwo and .dwp files. ``linked``: the file that theirs
+    belongs to; its own for all others.
     """
 
-    def __init__(self, file: str, sections: Sections, index: Index | None = None, *, base: int = 0) -> None:
+    def __init__(
+        self,
+        file: str,
+        sections: Sections,
+        index: Index | None = None,
+        *,
+        base: int = 0,
+        linked: DebugInfo | None = None,
+    ) -> None:
         self.file = file
+        self.linked = linked or self
+        #: Told of what is missing.
+        self.notice: Callable[[str], None] | None = None
         self.sections = sections
         self.base = base
         #: What earlier sessions found.
@@ -269,12 +338,35 @@ class DebugInfo:
 
         Raises Malformed if none can be there.
         """
+        if offset >= SPLIT:
+            owner = self._owner(offset)
+            return Die(owner.unit_at(offset - owner.base), offset - owner.base)
+        return Die(unit or self.unit_at(offset), offset)
+
+    def _owner(self, offset: int) -> DebugInfo:
+        """The file that a DIE of an offset from SPLIT on is in."""
         if offset >= ALTERNATE:
-            shared = self if self.base else self.alternate
+            shared = self if self.base == ALTERNATE else self.linked.alternate
             if shared is None:
                 raise Malformed("the file of shared debug info (.gnu_debugaltlink) is not there")
-            return shared.die(offset - ALTERNATE)
-        return Die(unit or self.unit_at(offset), offset)
+            return shared
+        if self.base <= offset < self.base + SPLIT_SPAN:
+            return self
+        split = self.linked.splits.at((offset - SPLIT) // SPLIT_SPAN)
+        if split is None:
+            raise Malformed("a .dwo file is not there")
+        return split
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The .dwo files of this file, or its package."""
+        from kcrash.types.dwarf.split import Splits
+
+        return Splits(self)
+
+    def full(self, unit: Unit) -> Unit | None:
+        """The unit, or what its skeleton stands for; None if that is not there."""
+        return self.splits.full(unit) if unit.split_name else unit
 
     # -- ways through a unit
 

@@ -67,6 +67,9 @@ class NameLookup:
         for offset in _exact_offsets(lines, wanted):
             yield from self._uses(offset, dw.DW_FORM_line_strp, query)
         yield from self._alternate_hits(name, wanted, query)
+        if not self.info.base:
+            for split in self.info.splits.infos():
+                yield from NameLookup(split).hits(name, query)
 
     def units_with(self, offset: int) -> Iterator[Unit]:
         """The units that hold the four bytes of an offset somewhere: those that may refer to it."""

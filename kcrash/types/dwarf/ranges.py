@@ -45,9 +45,10 @@ def _listed(die: Die) -> list[Range]:
     if value is None:
         return []
     unit = die.unit
-    base = unit.root.address(dw.DW_AT_low_pc) or 0
+    base = unit.low_pc
     if unit.layout.version < 5:
-        return _old_list(unit, value, base)
+        start = unit.base(dw.DW_AT_GNU_ranges_base) if unit.skeleton else 0
+        return _old_list(unit, start + value, base)
     if die.abbrev.forms[dw.DW_AT_ranges] == dw.DW_FORM_rnglistx:
         value = list_offset(unit, value, dw.DW_AT_rnglists_base, ".debug_rnglists")
     return _new_list(unit, value, base)

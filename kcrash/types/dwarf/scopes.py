@@ -61,7 +61,9 @@ class Scopes:
 
     def _load(self, offset: int) -> list[tuple[int, int, int]]:
         """``(low, high, DIE offset)`` of the functions of the unit at ``offset``, sorted."""
-        unit = self.info.unit(offset)
+        unit = self.info.full(self.info.unit(offset))
+        if unit is None:
+            return []
         codes = {
             code
             for code, abbrev in unit.abbrevs.codes.items()
@@ -79,7 +81,7 @@ class Scopes:
         index = bisect_right(rows, (address, 1 << 64, 0)) - 1
         for low, high, offset in reversed(rows[max(0, index - 3) : index + 1]):
             if low <= address < high:
-                return low, high, self.info.die(offset, unit)
+                return low, high, self.info.die(offset, self.info.full(unit))
         return None
 
     def function_at(self, address: int) -> FunctionInfo | None:

@@ -26,7 +26,7 @@ from kcrash.types.model import ArrayType, EnumType, Type
 _Found = TypeVar("_Found")
 
 _MAX_CACHED = 50_000
-_OP_ADDRX = 0xA1
+_OP_ADDRX, _OP_GNU_ADDR_INDEX = 0xA1, 0xFB
 _BLOCKS = (dw.DW_FORM_exprloc, dw.DW_FORM_block1, dw.DW_FORM_block, dw.DW_FORM_block2, dw.DW_FORM_block4)
 
 
@@ -72,8 +72,9 @@ class DwarfSource:
 
     ``elf``: the file, or its path; ``section_addresses``: where the sections of
     a module were loaded, by name (a linked file has its own addresses);
-    ``progress``: hears of the unpacking of compressed sections. Opening reads
-    nothing: every question reads what it needs. All methods raise BadFormat.
+    ``progress``: hears of the unpacking of compressed sections; ``notice``: of
+    .dwo files that are not there. Opening reads nothing: every question reads
+    what it needs. All methods raise BadFormat.
     """
 
     def __init__(
@@ -82,10 +83,12 @@ class DwarfSource:
         *,
         section_addresses: Mapping[str, int] | None = None,
         progress: Progress | None = None,
+        notice: Callable[[str], None] | None = None,
     ) -> None:
         self.elf = elf if isinstance(elf, ElfFile) else ElfFile(elf)
         self.file = self.elf.path
         self.info = DebugInfo(self.file, Sections(self.elf, section_addresses, progress))
+        self.info.notice = notice
         self.types = Converter(self.info, self._complete)
         self._names = NameLookup(self.info)
         self._scopes = Scopes(self.info, AddressMap(self.info), LineTables(self.info), self.types)
@@ -121,16 +124,19 @@ class DwarfSource:
         """All names of a kind, each once. Walks every unit: seconds for a kernel."""
         seen: set[str] = set()
         raw_seen: set[int] = set()
-        for start in self.info.starts:
-            for name in self._unit_names(start, _TESTS[kind], raw_seen):
-                if name and name not in seen:
-                    seen.add(name)
-                    yield name
+        for info in (self.info, *self.info.splits.infos()):
+            for start in info.starts:
+                for name in self._unit_names(info, start, _TESTS[kind], raw_seen):
+                    if name and name not in seen:
+                        seen.add(name)
+                        yield name
 
     @guarded
-    def _unit_names(self, start: int, test: Callable[[Abbrev], bool], seen: set[int]) -> list[str]:
+    def _unit_names(
+        self, info: DebugInfo, start: int, test: Callable[[Abbrev], bool], seen: set[int]
+    ) -> list[str]:
         """Names of file scope in one unit; strings of ``seen`` offsets are left out."""
-        unit = self.info.unit(start)
+        unit = info.unit(start)
         codes = unit.abbrevs.wanted(test).codes
         names = []
         for position, code in self.info.top_level(unit):
@@ -166,7 +172,8 @@ class DwarfSource:
             return die
         began = perf_counter()
         die = self._search(kind, name)
-        if perf_counter() - began > SLOW:
+        # What a .dwo file is missing for may be found when it is there.
+        if perf_counter() - began > SLOW and (die or not self.info.splits.missing):
             self.info.index.keep_name(kind, name, die.key if die else 0)
         return die
 
@@ -223,7 +230,8 @@ class DwarfSource:
 
     def _definition(self, die: Die) -> Die | None:
         """Of ``extern char x[]``, the definition, which may know the length."""
-        units = [die.unit] if die.unit.info is self.info else self._names.units_with(die.offset)
+        shared = die.unit.info is self.info.alternate
+        units = self._names.units_with(die.offset) if shared else [die.unit]
         return next((found for unit in units if (found := self._definition_in(unit, die)) is not None), None)
 
     def _definition_in(self, unit: Unit, die: Die) -> Die | None:
@@ -307,7 +315,11 @@ def _is_static(die: Die) -> bool:
     if die.flag(dw.DW_AT_external) or die.flag(dw.DW_AT_declaration) or die.has(dw.DW_AT_const_value):
         return True
     location = die.block(dw.DW_AT_location)
-    return bool(location) and location is not None and location[0] in (dw.DW_OP_addr, _OP_ADDRX)
+    return (
+        bool(location)
+        and location is not None
+        and location[0] in (dw.DW_OP_addr, _OP_ADDRX, _OP_GNU_ADDR_INDEX)
+    )
 
 
 def _is_whole(found: Type) -> bool:

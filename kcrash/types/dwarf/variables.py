@@ -95,7 +95,7 @@ def location_at(die: Die, attribute: int, address: int) -> bytes | None:
         return None
     unit = die.unit
     if unit.layout.version < 5:
-        return _old_entry(unit, value, address)
+        return _old_entry(unit, value, address) if unit.places is None else _gnu_entry(unit, value, address)
     if die.abbrev.forms[attribute] == dw.DW_FORM_loclistx:
         value = list_offset(unit, value, dw.DW_AT_loclists_base, ".debug_loclists")
     return _new_entry(unit, value, address)
@@ -106,7 +106,7 @@ def _old_entry(unit: Unit, position: int, address: int) -> bytes | None:
     data, order = unit.info.sections[".debug_loc"], unit.info.order
     size = unit.layout.address_size
     pair = struct.Struct(order + {2: "HH", 4: "II", 8: "QQ"}[size])
-    base, largest = unit.root.address(dw.DW_AT_low_pc) or 0, (1 << size * 8) - 1
+    base, largest = unit.low_pc, (1 << size * 8) - 1
     for _ in range(MAX_ENTRIES):
         low, high = pair.unpack_from(data, position)
         position += pair.size
@@ -123,10 +123,33 @@ def _old_entry(unit: Unit, position: int, address: int) -> bytes | None:
     raise Malformed("a location list without end")
 
 
+def _gnu_entry(unit: Unit, position: int, address: int) -> bytes | None:
+    """The lists of .debug_loc.dwo: bounds by index, a length of 4 bytes, that of the expression of 2."""
+    reader = ListReader(unit, position + (unit.places or {}).get(".debug_loc", 0), ".debug_loc")
+    order = unit.info.order
+    for _ in range(MAX_ENTRIES):
+        kind = reader.byte()
+        if kind == dw.DW_LLE_GNU_end_of_list:
+            return None
+        low = reader.indexed()
+        if kind == dw.DW_LLE_GNU_base_address:  # what follows does not count from it
+            continue
+        if kind == dw.DW_LLE_GNU_start_end:
+            high = reader.indexed()
+        elif kind == dw.DW_LLE_GNU_start_length:
+            high = low + int(struct.unpack(order + "I", reader.block(4))[0])
+        else:
+            raise Malformed(f"a location list entry of kind {kind}")
+        expression = reader.block(struct.unpack(order + "H", reader.block(2))[0])
+        if low <= address < high:
+            return bytes(expression)
+    raise Malformed("a location list without end")
+
+
 def _new_entry(unit: Unit, position: int, address: int) -> bytes | None:
     """DWARF 5, section 7.7.3."""
     reader = ListReader(unit, position, ".debug_loclists")
-    base = unit.root.address(dw.DW_AT_low_pc) or 0
+    base = unit.low_pc
     default: bytes | None = None
     for _ in range(MAX_ENTRIES):
         kind = reader.byte()
