@@ -124,9 +124,12 @@ class Session:
 
     def _add_types(self) -> None:
         blob = self.image.section(".BTF")
+        declared = DeclarationSource(self.types, size_of=self._symbol_size)
         if blob is not None:
-            self.types.add(BtfSource(blob.data, blob.file, pointer_size=self.arch.word_bytes))
-        self.types.add(DeclarationSource(self.types, size_of=self._symbol_size))
+            btf = BtfSource(blob.data, blob.file, pointer_size=self.arch.word_bytes)
+            self.types.add(btf)
+            declared.unnamed = btf.unnamed
+        self.types.add(declared)
         self.types.elsewhere = self._module_type
         if self.has_dwarf:
             self.types.add(LazySource(lambda: self.dwarf), last_resort=blob is not None)

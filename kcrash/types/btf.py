@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from kcrash.errors import BadFormat
@@ -183,6 +183,27 @@ class BtfSource:
         if found is None:
             found = self._named[key] = next(self._ids_named(name, _NAMED_KINDS[kind]), 0)
         return self.type_by_id(found) if found else None
+
+    def unnamed(self, members: Sequence[str]) -> Type | None:
+        """The struct without a name that has just these members, in this order."""
+        from bisect import bisect_right
+
+        for offset in self._string_offsets(members[0]):
+            needle = struct.pack(self._order + "I", offset)
+            at, hits = self._data.find(needle), 0
+            while at >= 0 and hits < MAX_HITS:
+                index, hits = bisect_right(self.starts, at) - 1, hits + 1
+                # The name of the first member stands behind the three words of the struct.
+                if index >= 0 and at == self.starts[index] + 12 and self._is_unnamed(index, len(members)):
+                    found = self.type_by_id(index + self.first_id)
+                    if isinstance(found, CompoundType) and [m.name for m in found.members] == list(members):
+                        return found
+                at = self._data.find(needle, at + 4 - at % 4)
+        return None
+
+    def _is_unnamed(self, index: int, count: int) -> bool:
+        name, info, _size, _after = self._record(index + self.first_id)
+        return not name and info >> 24 & 0x1F == STRUCT and info & 0xFFFF == count
 
     def variable(self, name: str) -> Type | None:
         """The type of a per-CPU variable: the only variables that pahole puts into BTF."""

@@ -4,13 +4,14 @@ BTF describes types, functions and per-CPU variables, not other variables. The
 table is kernel.h beside this file: one declaration a line, several for one name
 where kernels differ. The first whose types this kernel has is taken, and, of a
 line that says ``// with struct NAME.MEMBER``, that member too. Array bounds may be
-enumerators. An array without bounds is as long as its symbol.
+enumerators. An array without bounds is as long as its symbol. ``struct { a, b } x;``
+is the struct without a name whose members are just those.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -18,19 +19,25 @@ from kcrash.errors import ExpressionError
 from kcrash.types.model import ArrayType, CompoundType, EnumType, IntType, Type
 from kcrash.types.parse import TypeNames, TypeParser
 
+_UNNAMED = re.compile(r"struct \{ ([\w, ]+) \} (.*)")
 _CONDITION = re.compile(r"// with struct (\w+)\.([\w.]+)")
 
 
 class DeclarationSource:
     """Variables only (a TypeSource); ``types`` is where the declared types come from.
 
-    ``size_of``: bytes of a variable by its symbol, 0 if that does not tell.
+    ``size_of``: bytes of a variable by its symbol, 0 if that does not tell. :attr:`unnamed`
+    finds the struct without a name that has just the given members.
     """
 
     def __init__(
-        self, types: TypeNames, text: str | None = None, size_of: Callable[[str], int] = lambda name: 0
+        self,
+        types: TypeNames,
+        text: str | None = None,
+        size_of: Callable[[str], int] = lambda name: 0,
     ) -> None:
         self._types = types
+        self.unnamed: Callable[[Sequence[str]], Type | None] = lambda members: None
         self._given = text
         self._size_of = size_of
 
@@ -46,14 +53,24 @@ class DeclarationSource:
         for match in re.finditer(pattern, self._text, re.M):
             if not self._holds(match[2]):
                 continue
-            parser = TypeParser(match[1], self._types)
             try:
-                declared, type_ = parser.declarator(parser.base_type())
+                declared, type_ = self._parsed(match[1])
             except ExpressionError:
                 continue
             if declared == name:
                 return self._completed(name, type_)
         return None
+
+    def _parsed(self, line: str) -> tuple[str, Type]:
+        """The name and type of a declaration. Raises ExpressionError if this kernel has no such type."""
+        unnamed = _UNNAMED.match(line)
+        parser = TypeParser(unnamed[2] if unnamed else line, self._types)
+        if unnamed is None:
+            return parser.declarator(parser.base_type())
+        base = self.unnamed(unnamed[1].split(", "))
+        if base is None:
+            raise ExpressionError("no struct has these members")
+        return parser.declarator(base)
 
     def _holds(self, comment: str) -> bool:
         condition = _CONDITION.search(comment)

@@ -1,8 +1,9 @@
 // Global variables of the Linux kernel whose types BTF does not carry: all but the per-CPU ones, and
 // those too where pahole was older than 1.18.
 // One declaration a line; where kernels differ, the newest form first; "with" names what a kernel must have
-// for its line to be taken. The size of an array without bounds is that of its symbol. A comment names the
-// kernels that have a variable (of Debian's 5.10, 6.1, 6.12 and 7.2) where not all four have it.
+// for its line to be taken; "struct { a, b }" is the one without a name that has just these members. The size
+// of an array without bounds is that of its symbol. A comment names the kernels that have a variable (of
+// Debian's 5.10, 6.1, 6.12 and 7.2) where not all four have it.
 
 // tasks, processes
 struct task_struct init_task;
@@ -146,6 +147,9 @@ struct tick_sched tick_cpu_sched;
 struct tick_device tick_cpu_device;
 struct tick_device tick_broadcast_device;
 bool tick_nohz_enabled;
+struct { idle_cpus_mask, has_blocked_load, needs_update, next_balance, next_blocked } nohz;
+struct { idle_cpus_mask, nr_cpus, has_blocked, needs_update, next_balance, next_blocked } nohz;
+struct { idle_cpus_mask, nr_cpus, has_blocked, next_balance, next_blocked } nohz;
 unsigned long tick_nohz_active;
 cpumask_var_t tick_nohz_full_mask; // 6.1, 6.12, 7.2
 bool tick_nohz_full_running; // 6.1, 6.12, 7.2
@@ -168,7 +172,9 @@ struct clocksource kvm_clock;
 int time_status; // 5.10, 6.1, 6.12
 long time_maxerror; // 5.10, 6.1, 6.12
 s64 time_freq; // 5.10, 6.1, 6.12
-struct timekeeper_seq tk_core; // none of 5.10 to 6.12, where the struct has no name
+// v6.13: Linux commit 10f7c178a9da ("timekeeping: Define a struct type for tk_core to make it reusable")
+struct tk_data tk_core;
+struct { seq, timekeeper } tk_core; // 5.10, 6.1, 6.12
 // before 3.17: Linux commit 3fdb14fd1df7 ("timekeeping: Cache optimize struct timekeeper")
 struct timekeeper timekeeper;
 
@@ -256,6 +262,8 @@ atomic_t system_freezing_cnt; // 5.10
 bool pm_freezing;
 const struct platform_suspend_ops *suspend_ops;
 bool static_key_initialized;
+struct { hashmask, hashshift, queues } __futex_data;
+struct { queues, hashsize } __futex_data;
 struct workqueue_struct *system_wq;
 struct workqueue_struct *system_percpu_wq; // 6.12, 7.2
 struct workqueue_struct *system_highpri_wq;

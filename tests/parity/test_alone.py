@@ -9,7 +9,7 @@ What differs on purpose, and why (docs/without-vmlinux.md says it to the user):
   disassembly, and names of data beyond the end of what they name;
 * kallsyms lists per-CPU variables of before v6.15 as absolute: whether they are local is lost;
 * BTF knows no difference between [] and [0];
-* the bounds of arrays of characters, and structs without a name (tk_core), are nowhere but in DWARF.
+* the bounds of arrays of characters are nowhere but in DWARF.
 """
 
 from __future__ import annotations
