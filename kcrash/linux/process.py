@@ -314,9 +314,8 @@ class Times(NamedTuple):
 def task_times(session: Session, task: Task) -> Times:
     """When a task started and how long it ran. Raises MemoryFault.
 
-    start_time became nanoseconds with Linux commit ccbf62d8a284 ("sched: Make task->start_time
-    nanoseconds based") in v3.17; utime and stime with 5613fda9a503 ("sched/cputime: Convert task/group
-    cputime to nsecs") in v4.11, before that they count ticks.
+    start_time became nanoseconds in Linux v3.17; utime and stime with commit 5613fda9a503 ("sched/cputime:
+    Convert task/group cputime to nsecs") in v4.11, before that they count ticks.
     """
     types = session.types
     if types.has(TASK_STRUCT, "start_time.tv_sec"):

@@ -136,7 +136,7 @@ def cpu_khz(session: Session) -> int | None:
 def tainted_mask(session: Session) -> int:
     """The kernel's taint bits (kernel/panic.c). Raises KcrashError.
 
-    Linux commit 25ddbb18aae3 ("Make the taint flags reliable") in v2.6.28 replaced the int ``tainted``.
+    Linux v2.6.28 replaced the int ``tainted``.
     """
     address = session.symbols.find_kernel("tainted_mask")
     if address is not None:

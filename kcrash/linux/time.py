@@ -78,8 +78,8 @@ def timekeeper(session: Session) -> int:
 
     The core one is the first of ``timekeeper_data`` since Linux commit 22c62b9a84b8 ("timekeeping: Introduce
     auxiliary timekeepers") in v6.17. Before, it stands behind a sequence counter in ``tk_core``, an unnamed
-    struct until commit 20c7b582e88a ("timekeeping: Introduce struct tk_data") in v6.13; alone, as
-    ``timekeeper``, before commit 3fdb14fd1df7 ("timekeeping: Cacheline optimize struct timekeeper") in v3.17.
+    struct until commit 10f7c178a9da ("timekeeping: Define a struct type for tk_core to make it reusable") in
+    v6.13; alone, as ``timekeeper``, before commit 3fdb14fd1df7 in v3.17.
     """
     address = session.symbols.find_kernel("timekeeper")
     if address is not None:

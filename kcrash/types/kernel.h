@@ -175,7 +175,7 @@ s64 time_freq; // 5.10, 6.1, 6.12
 // v6.13: Linux commit 10f7c178a9da ("timekeeping: Define a struct type for tk_core to make it reusable")
 struct tk_data tk_core;
 struct { seq, timekeeper } tk_core; // 5.10, 6.1, 6.12
-// before 3.17: Linux commit 3fdb14fd1df7 ("timekeeping: Cache optimize struct timekeeper")
+// before 3.17: Linux commit 3fdb14fd1df7
 struct timekeeper timekeeper;
 
 // log

@@ -141,8 +141,8 @@ def saved_regs_row(target: Target, regs: RegsLayout, frame_pointer: int) -> Row:
 def null_call_row(target: Target) -> Row:
     """The rules right after a call to an address that holds no code.
 
-    Linux commit f4f34e1b82eb ("x86/unwind: Handle NULL pointer calls better in
-    frame unwinder") in v5.1; the null_orc_entry of unwind_orc.c.
+    "x86/unwind: Handle NULL pointer calls better in frame unwinder" in Linux v5.1; the null_orc_entry of
+    unwind_orc.c.
     """
     unchanged = {
         number: Rule(Kind.REGISTER, number) for number in (*target.callee_saved, target.return_column)

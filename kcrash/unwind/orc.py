@@ -115,7 +115,7 @@ ORC_TYPED = OrcLayout("typed", 0x700, 0x800, 0, _NEW_TYPES, _OLD_BASES)
 # Linux commit ffb1b4a41016 ("x86/unwind/orc: Add 'signal' field to ORC metadata") in v6.3.
 ORC_SIGNAL = OrcLayout("signal", 0x300, 0x400, 0x800, _OLD_TYPES, _OLD_BASES)
 # Linux commit ee9f8fce9964 ("x86/unwind: Add the ORC unwinder") in v4.14; the end bit since
-# Linux commit d31a580266ee ("x86/unwind/orc: Detect the end of the stack") in v4.18.
+# "x86/unwind/orc: Detect the end of the stack" in v4.18.
 ORC_FIRST = OrcLayout("first", 0x300, 0, 0x400, _OLD_TYPES, _OLD_BASES)
 
 # The hash of the definitions in orc_types.h: .orc_header, since Linux commit b9f174c811e3

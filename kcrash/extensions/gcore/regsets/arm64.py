@@ -80,8 +80,8 @@ def fpsimd(thread: Thread) -> bytes:
     if thread.cpu is not None:
         return _of_cpu(thread)
     state = member(thread, "thread.uw.fpsimd_state", FPSIMD_BYTES)
-    if state is None:  # a structure of its own before Linux commit 65896545b69f ("arm64: uaccess: Fix
-        state = member(thread, "thread.fpsimd_state", FPSIMD_BYTES)  # omissions from usercopy whitelist")
+    if state is None:  # a structure of its own before Linux v4.16
+        state = member(thread, "thread.fpsimd_state", FPSIMD_BYTES)
     if state is None:
         raise Unavailable("this kernel's thread_struct has no floating-point state that is known")
     if uses_sve(thread):
@@ -240,7 +240,7 @@ def fpmr(thread: Thread) -> bytes | None:
 
 
 def tls(thread: Thread) -> bytes | None:
-    """TPIDR_EL0; since Linux commit a9d69158595d ("arm64/sme: Implement support for TPIDR2") in v5.19
+    """TPIDR_EL0; since Linux commit a9d691585950 ("arm64/sme: Implement support for TPIDR2") in v5.19
     TPIDR2_EL0 too."""
     pointer = member(thread, "thread.uw.tp_value", 8) or member(thread, "thread.tp_value", 8)
     second = member(thread, "thread.tpidr2_el0", 8)

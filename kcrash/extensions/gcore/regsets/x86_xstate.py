@@ -341,7 +341,7 @@ def io_permissions(thread: Thread) -> bytes | None:
         )
         size = member.type.size if isinstance(member.type.underlying, ArrayType) else 8192
         return session.memory.read(pointer + member.offset, min(size, 8192)) if pointer else None
-    # Before Linux commit 577d5cd7e548 ("x86/ioperm: Move iobitmap data into a struct") in v5.5.
+    # Before "x86/ioperm: Move iobitmap data into a struct" in Linux v5.5.
     if not types.has("struct task_struct", "thread.io_bitmap_ptr"):
         return None
     offset = types.offset("struct task_struct", "thread.io_bitmap_ptr")
