@@ -115,7 +115,8 @@ def swap_entry(value: int) -> tuple[int, int]:
     """``(type, offset)``: __swp_type(), __swp_offset() in arch/x86/include/asm/pgtable_64.h.
 
     The offset is inverted, and the type on top, since "x86/speculation/l1tf: Change order of offset/type in
-    swap entry" in Linux v4.18 and in all that it was ported back to. The inverted offset's highest bits are ones then; no swap device reaches them in the older form.
+    swap entry" in Linux v4.18 and in all that it was ported back to. The inverted offset's
+    highest bits are ones then; no swap device reaches them in the older form.
     """
     if value >> 58 & 1:
         return value >> 59, (~value & (1 << 59) - 1) >> 9
