@@ -86,7 +86,10 @@ class Paging:
     the kernel's swp_entry_t. ``ignored_bits``: of an address, that do not matter
     to translation (arm64's memory tags in the highest byte). ``signed``: addresses are continued by
     their highest bit; else those of more than ``canonical_bits`` are none, and kernel and user have
-    all addresses each. ``empty``: besides 0, what an entry of the last level is that maps nothing.
+    all addresses each.
+    ``parts``: what to add to the addresses of decode_table for entries and the numbers of their virtual
+    pages, where Entry.shift is used; None where it is not. ``empty``: besides 0, what an entry of the
+    last level is that maps nothing.
     """
 
     levels: tuple[Level, ...]
@@ -100,6 +103,7 @@ class Paging:
     ignored_bits: int = 0
     signed: bool = True
     empty: int = 0
+    parts: Callable[[NDArray[np.uint64], NDArray[np.uint64]], NDArray[np.uint64]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

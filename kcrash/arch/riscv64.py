@@ -84,13 +84,15 @@ def make_paging(va_bits: int) -> Paging:
         if not value & (VALID | PROT_NONE):
             return Entry(EntryKind.OTHER if value else EntryKind.ABSENT, 0)
         address = (value & FRAME_MASK) << 2
-        if value & VALID and not value & LEAF and level < len(levels) - 1:
+        last = level == len(levels) - 1
+        if value & VALID and not value & LEAF and not last:
             return Entry(EntryKind.TABLE, address)
-        shift = napot_shift(value) if value & NAPOT else 0
-        return Entry(EntryKind.LEAF, address >> max(shift, shifts[level]) << max(shift, shifts[level]), shift)
+        part = napot_shift(value) if value & NAPOT and last else 0
+        shift = part or shifts[level]
+        return Entry(EntryKind.LEAF, address >> shift << shift, part)
 
     return Paging(
-        levels, 8, decode, va_bits, 1 << va_bits - 1, flag_names, decode_table, swap_entry
+        levels, 8, decode, va_bits, 1 << va_bits - 1, flag_names, decode_table, swap_entry, parts=parts
     )  # fmt: skip
 
 
@@ -101,9 +103,17 @@ def napot_shift(value: int) -> int:
 
 
 def decode_table(values: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
-    """See Paging.decode_table: of a page with the N bit the address is that of its frame number."""
+    """See Paging.decode_table: the address of a part of a larger page is that of the page."""
     mapped: NDArray[np.bool_] = (values & (VALID | PROT_NONE)) != 0
-    return mapped, ((values & FRAME_MASK) << 2).astype("u8")
+    frames = (values & FRAME_MASK) >> 10
+    frames &= frames - (values >> 63)  # the N bit: the lowest bit that is set is the size
+    return mapped, (frames << 12).astype("u8")
+
+
+def parts(values: NDArray[np.uint64], pages: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """See Paging.parts: Svnapot."""
+    frames = (values & FRAME_MASK) >> 10
+    return ((pages & (frames ^ frames - 1)) * (values >> 63) << 12).astype("u8")
 
 
 def swap_entry(value: int) -> tuple[int, int]:

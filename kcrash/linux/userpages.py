@@ -199,7 +199,7 @@ class UserMemory(AddressSpace):
         values = span.values
         chunk = self._empty(span.start, len(values), State.UNTOUCHED)
         assert chunk.pfns is not None and chunk.states is not None
-        mapped, physical = self._decode(values)
+        mapped, physical = self._decode(values, span.start >> self._shift)
         chunk.pfns[mapped] = (physical[mapped] >> np.uint64(self._shift)).astype("i8")
         chunk.states[mapped] = State.PRESENT
         for number in np.flatnonzero(~mapped & (values != 0) & (values != self.tables.paging.empty)):
@@ -220,7 +220,18 @@ class UserMemory(AddressSpace):
             if pfn is not None:
                 self._put(chunk, int(number), Swapped(pfn=pfn))
 
-    def _decode(self, values: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
+    def _decode(self, values: NDArray[np.uint64], first: int) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
+        """Which entries map a page, and where it lies; ``first``: the number of their first virtual page."""
+        import numpy as np
+
+        mapped, physical = self._decode_each(values)
+        if self.tables.paging.parts is not None:
+            physical = physical + self.tables.paging.parts(
+                values, np.arange(first, first + len(values), dtype="u8")
+            )
+        return mapped, physical
+
+    def _decode_each(self, values: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
         paging = self.tables.paging
         if paging.decode_table is not None:
             return paging.decode_table(values)

@@ -121,6 +121,15 @@ def test_tables_of_entries_are_as_single_ones() -> None:
         assert not present[number] or int(physical[number]) == entry.address
 
 
+def test_parts_of_a_page_in_a_table() -> None:
+    """As test_parts_of_a_64_kib_page_say_all_the_same(), for the bulk reader: it adds what parts() says."""
+    paging, part = make_paging(39), pte(0x4567_0000 | 8 << 12, V | R | N)
+    values = np.array([part, part, pte(0x9000, V | R), 0], "u8")
+    assert paging.parts is not None
+    added = paging.parts(values, np.array([0x1234_3, 0x1234_F, 0x1234_5, 0x1234_6], "u8"))
+    assert added.tolist() == [0x3000, 0xF000, 0, 0]
+
+
 def test_addresses_of_a_size_that_there_is_not() -> None:
     with pytest.raises(KcrashError, match="addresses of 52 bits"):
         make_paging(52)
