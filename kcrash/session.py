@@ -365,13 +365,11 @@ def open_session(files: Sequence[str], options: Options | None = None) -> Sessio
         dump = open_dump(dumps, options.total_progress)
     try:
         return Session(dump, _vmlinux(dump, kernels, options), options)
-    except KcrashError as error:
+    except BaseException as error:
+        unlucky = isinstance(error, KcrashError) and not isinstance(error, MismatchError) and dump.cut
         dump.close()
-        if dump.cut and not isinstance(error, MismatchError):
+        if unlucky:
             raise KcrashError(f"{error} (the dump is incomplete: its file ends before its data do)") from None
-        raise
-    except BaseException:
-        dump.close()
         raise
 
 
