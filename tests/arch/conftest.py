@@ -33,6 +33,8 @@ MACHINES = {
     "arm64-7.2": ("arm64", "7.2", ""),
     "s390x": ("s390x", "6.12", ""),
     "riscv64": ("riscv64", "6.12", ""),
+    "riscv64-sv48": ("riscv64", "6.12", "max,sv57=off"),
+    "riscv64-sv39": ("riscv64", "6.12", "max,sv57=off,sv48=off"),
     "riscv64-7.2": ("riscv64", "7.2", ""),
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kcrash.linux.page import page_to_pfn, read_page
 from kcrash.linux.stack import frames, read_regs, user_regs_address
 from kcrash.linux.tasks import Task, task_table
 from kcrash.linux.userpages import UserMemory
@@ -102,6 +103,18 @@ def test_frames_are_those_of_pagemap(machine: Lab) -> None:
                 assert physical == area.page_of(index) * size, area.kind
                 checked += 1
     assert checked > 100
+
+
+def test_struct_pages_tell_where_anonymous_pages_are_mapped(machine: Lab) -> None:
+    """Of an anonymous page, index is the number of its virtual page (linear_page_index())."""
+    area, size = machine.truth.area("anon"), machine.truth.page_size
+    frames_of = {index: area.page_of(index) for index in range(0, area.size // size, area.page_step)}
+    present = {index: pfn for index, pfn in frames_of.items() if pfn > 0}
+    assert present
+    for index, pfn in present.items():
+        page = read_page(machine.session, pfn)
+        assert page.index == area.start // size + index and page.count > 0
+        assert page_to_pfn(machine.session, page.address) == pfn
 
 
 # -- stacks
