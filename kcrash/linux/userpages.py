@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from kcrash.session import Session
 
 WINDOW = 512  # pages looked at together
+MAX_SPECIAL = 256  # pages of a vdso
 
 
 class State(IntEnum):
@@ -215,7 +216,7 @@ class UserMemory(AddressSpace):
         """Pages of the vdso that this process has not touched."""
         special = SpecialPages(self.session, self.mm)
         first = (chunk.start - vma.start) >> self._shift
-        for number in missing:
+        for number in missing[missing + first < MAX_SPECIAL]:
             pfn = special.pfn(vma, first + int(number))
             if pfn is not None:
                 self._put(chunk, int(number), Swapped(pfn=pfn))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kcrash.memory.space import PagedSpace
 
 MAX_TABLES = 1 << 24  # of 2 MiB each with 4 KiB pages: 32 TiB mapped
+MAX_VISITS = 16  # of one table above the last level: hugetlb shares some, others lead back to themselves
 
 
 class SpanKind(Enum):
@@ -55,6 +56,13 @@ class _Walk:
         self.space = space
         self.paging = space.paging
         self.tables = 0
+        self.visits: dict[int, int] = {}
+
+    def enter(self, address: int) -> None:
+        """Note that a table above the last level is gone through. Raises CorruptData."""
+        self.visits[address] = self.visits.get(address, 0) + 1
+        if self.visits[address] > MAX_VISITS:
+            raise CorruptData(f"{self.space.name}: the page table at {address:x} comes again and again")
 
     def table(self, address: int, number: int) -> NDArray[np.uint64]:
         import numpy as np
@@ -80,6 +88,7 @@ class _Walk:
             count = -(-(end - start) // span)
             yield Span(start, end, SpanKind.PAGES, span, entries[first : first + count])
             return
+        self.enter(address)
         position = start
         while position < end:
             stop = min((position | span - 1) + 1, end)

@@ -42,7 +42,8 @@ class SegmentReport:
             if last == reason and start + count * page_size == address:
                 self.ranges[-1] = (start, count + pages, reason)
                 return
-        self.ranges.append((address, pages, reason))
+        if len(self.ranges) <= MAX_RANGES:  # one more than is ever listed tells that there were more
+            self.ranges.append((address, pages, reason))
 
     def data(self) -> dict[str, Any]:
         """For JSON."""
