@@ -66,7 +66,12 @@ class Suite:
         return [word for key, value in pairs.items() for word in ("-o", f"{key}={value}")]
 
     def _apt(self, tool: str, *words: str) -> str:
-        return _output([tool, *self._options(), *words])
+        return self._locked([tool, *self._options(), *words])
+
+    def _locked(self, argv: Sequence[str], folder: Path | None = None) -> str:
+        """apt does not wait for its locks: one process at a time in a suite's root."""
+        with cache.locked(f"apt-{self.name}"):
+            return _output(argv, folder)
 
     def update(self) -> None:
         """Fetches the package lists anew."""
@@ -93,7 +98,7 @@ class Suite:
     def fetch(self, packages: Iterable[str], into: Path) -> list[Path]:
         """These packages alone, as .deb files in a folder."""
         into.mkdir(parents=True, exist_ok=True)
-        _output(["apt-get", *self._options(), "download", *packages], into)
+        self._locked(["apt-get", *self._options(), "download", *packages], into)
         return sorted(into.glob("*.deb"))
 
     def fetch_all(self, packages: Iterable[str], into: Path) -> list[Path]:
