@@ -350,11 +350,14 @@ def _stop_slots(session: Session, stack: StackRange) -> Iterator[tuple[int, int]
 
 
 def _ranges(session: Session, functions: tuple[str, ...]) -> list[tuple[int, int]]:
+    """Where functions are; one whose symbol says no size (of assembly) ends at the next symbol."""
     found = []
     for name in functions:
         symbol = session.symbols.kernel.symbol(name)
-        if symbol is not None and symbol.size:
-            found.append((symbol.address, symbol.address + symbol.size))
+        if symbol is not None:
+            following = session.symbols.kernel.neighbours(symbol.address)[1] if not symbol.size else None
+            end = following.address if following else symbol.address + symbol.size
+            found.append((symbol.address, end))
     return found
 
 
