@@ -130,10 +130,7 @@ def flag_names(value: int) -> list[str]:
 
 
 def find_layout(probe: Any) -> KernelLayout:
-    """Everything from VMCOREINFO (arch/riscv/kernel/vmcore_info.c). Raises KcrashError without it.
-
-    That came with Linux commit 649d6b1019a2 ("RISC-V: Add arch_crash_save_vmcoreinfo support") in v6.0.
-    """
+    """Everything from VMCOREINFO (arch/riscv/kernel/vmcore_info.c). Raises KcrashError without it."""
     info = probe.vmcoreinfo
     top = info.symbols.get("swapper_pg_dir") if info is not None else None
     if top is None or not {"VA_BITS", "va_kernel_pa_offset"} <= info.numbers.keys():
@@ -181,8 +178,8 @@ def _linear_map(probe: Any, info: Any, space: Any, page_offset: int) -> tuple[Li
 def _vmemmap(probe: Any, info: Any, space: Any, kaslr: int) -> int | None:
     """The struct page of frame 0, which lies before the array.
 
-    ``vmemmap_start_pfn`` tells where that begins since Linux commit f754f27e98f8 ("riscv: mm: Fix the out
-    of bound issue of vmemmap address") in v6.13, phys_ram_base before.
+    ``vmemmap_start_pfn`` tells where that begins since the Linux commit "riscv: mm: Fix the out of bound
+    issue of vmemmap address", phys_ram_base before.
     """
     start, size, base = (
         info.numbers.get("VMEMMAP_START"),
