@@ -138,6 +138,19 @@ for number in range(20):
 """
 
 
+def test_a_damaged_copy_spoils_nothing(program: Path, folder: Path, tmp_path: Path) -> None:
+    """It says the build-id of the good file, and finds less in itself."""
+    copy = tmp_path / "copy"
+    data = bytearray(program.read_bytes())
+    section = ElfFile(program).sections[".debug_info"]
+    data[section.offset + 64 : section.offset + section.size] = bytes(section.size - 64)
+    copy.write_bytes(data)
+    assert ElfFile(copy).build_id == ElfFile(program).build_id
+    with contextlib.suppress(Exception):
+        answers(copy)
+    assert answers(program).count("None") == 5
+
+
 def test_processes_that_write_at_once(program: Path, folder: Path) -> None:
     """The file is whole at every moment, and in the end holds what the last writers knew."""
     writers = [subprocess.Popen([sys.executable, "-c", _WRITER, str(program), name]) for name in "abcd"]

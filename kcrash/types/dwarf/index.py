@@ -16,6 +16,7 @@ import struct
 import zlib
 from array import array
 from contextlib import suppress
+from pathlib import Path
 
 from kcrash.errors import KcrashError
 from kcrash.files.cache import Cache, default_root
@@ -89,13 +90,17 @@ class Index:
 
     @property
     def _key(self) -> bytes | None:
-        """Of the build, and of this file of it: another tool may have packed its debug info otherwise."""
+        """Of the build, and of this file of it: another copy may be packed otherwise, or damaged."""
         elf = self._elf
         if elf.type == ET_REL or elf.build_id is None:
             return None
+        try:
+            changed = Path(elf.path).stat().st_mtime_ns
+        except OSError:
+            return None
         found = (elf.sections.get(name) for name in _SECTIONS)
         sizes = [(section.size, section.flags) if section else None for section in found]
-        return hashlib.sha256(f"{elf.build_id} {sizes}".encode()).digest()[:16]
+        return hashlib.sha256(f"{elf.build_id} {changed} {sizes}".encode()).digest()[:16]
 
     def _folder(self) -> Cache:
         if self._cache is None:
