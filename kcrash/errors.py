@@ -83,6 +83,10 @@ class MissingMember(KcrashError, AttributeError):
         self.kernel = kernel
         super().__init__(f"{type_name} has no member {member!r}" + (f" in kernel {kernel}" if kernel else ""))
 
+    def in_kernel(self, kernel: str) -> MissingMember:
+        """The same, naming the kernel, which a type alone does not know."""
+        return MissingMember(self.type_name, self.member, self.kernel or kernel)
+
 
 class MissingSymbol(KcrashError, LookupError):
     """No symbol of that name, or none at that address."""

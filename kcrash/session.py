@@ -99,6 +99,7 @@ class Session:
         if self.vmlinux is not None:
             self.image = FirstOf(FileImage(self.vmlinux, self.layout.kaslr), in_memory)
         self.types = Types(self.arch.byte_order, self.arch.word_bytes)
+        self.types.kernel = self.release_hint
         self._add_types()
         self._check_banner()
         if self.vmcoreinfo is None:

@@ -19,7 +19,7 @@ class ExactTypes(Types):
     def __init__(self, types: Types) -> None:
         super().__init__(types.byte_order, types.pointer_size)
         self.base = types
-        self.modules = types.modules
+        self.modules, self.kernel = types.modules, types.kernel
         self.quick = [source for source in types.sources if isinstance(source, BtfSource)]
         self.sources = sorted(types.sources, key=lambda s: isinstance(s, BtfSource | DeclarationSource))
         others = sum(not isinstance(source, BtfSource | DeclarationSource) for source in types.sources)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from kcrash.errors import ExpressionError, MissingSymbol, MissingType
+from kcrash.errors import ExpressionError, MissingMember, MissingSymbol, MissingType
 from kcrash.types.layout import Reader, require_compound
 from kcrash.types.model import CompoundType, EnumType, PointerType, Type
 from kcrash.types.parse import TypeParser
@@ -14,12 +14,14 @@ from kcrash.types.source import TypeSource
 class Types:
     """Types by name, from the first source that knows them completely.
 
-    ``byte_order``: "little" or "big"; ``pointer_size``: bytes.
+    ``byte_order``: "little" or "big"; ``pointer_size``: bytes; ``kernel``: the
+    release, for messages about what it lacks.
     """
 
     def __init__(self, byte_order: str, pointer_size: int) -> None:
         self.byte_order = byte_order
         self.pointer_size = pointer_size
+        self.kernel = ""
         self.sources: list[TypeSource] = []
         self._quick: list[TypeSource] = []
         #: Asked, by what shows types, for a kind and name that no source knows: it may be slow.
@@ -113,7 +115,10 @@ class Types:
 
     def offset(self, text: str, path: str) -> int:
         """Byte offset of a dotted member path in a type (``offsetof``)."""
-        return self.compound(text).offset(path)
+        try:
+            return self.compound(text).offset(path)
+        except MissingMember as error:
+            raise error.in_kernel(self.kernel) from None
 
     def first_member(self, text: str, paths: Sequence[str]) -> str | None:
         """The first of ``paths`` that the type has: newest form first. None if it has none."""
@@ -131,7 +136,10 @@ class Types:
         """A decoder of the members ``paths`` of struct ``text``; worked out once."""
         key = (text, paths)
         if key not in self._readers:
-            self._readers[key] = Reader(self.compound(text), paths, self.byte_order)
+            try:
+                self._readers[key] = Reader(self.compound(text), paths, self.byte_order)
+            except MissingMember as error:
+                raise error.in_kernel(self.kernel) from None
         return self._readers[key]
 
     def variable(self, name: str, module: str = "") -> Type | None:

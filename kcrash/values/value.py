@@ -149,8 +149,11 @@ class Value:
         if isinstance(plain, PointerType):
             return self.deref_().member_(member)
         if not isinstance(plain, CompoundType):
-            raise MissingMember(str(self.type_), str(member))
-        found = plain.path(member) if isinstance(member, str) else member
+            raise MissingMember(str(self.type_), str(member), self._target.types.kernel)
+        try:
+            found = plain.path(member) if isinstance(member, str) else member
+        except MissingMember as error:
+            raise error.in_kernel(self._target.types.kernel) from None
         if found.bit_size:
             return self._part(found.type, 0, found)
         return self._part(found.type, found.offset)
