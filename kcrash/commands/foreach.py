@@ -27,7 +27,7 @@ HEADERLESS = ("set", "vtop")
             "line", "which tasks, and the command with its arguments", "[selector ...] command [argument ...]"
         ),
     ],
-    synopsis="[[pid | taskp | name | state | [kernel | user | gleader | active]] ...]\n"
+    synopsis="[[pid | taskp | name | state | [kernel | user | gleader]] ...]\n"
     "          command [flag] [argument]",
     description="""
 Runs a command for each of the chosen tasks, or for all if none is chosen, as
@@ -128,13 +128,28 @@ def _parse(context: Context, table: TaskTable, words: list[Word]) -> tuple[Choic
             choice.add(tasks_matching(table, word))
         elif _each_of(context, word):
             return choice, words[place:]
-        elif word in process.LETTERS:
-            _add_state(session, choice, word)
+        elif word.removeprefix("\\") in process.LETTERS:
+            _check_ambiguity(table, word)
+            _add_state(session, choice, word.removeprefix("\\"))
         elif word in conditions:
             choice.conditions.append(conditions[word])
         else:
             choice.add(_named(session, table, word))
     raise CommandError("no keywords specified")
+
+
+def _check_ambiguity(table: TaskTable, word: str) -> None:
+    """Raises UsageError where the name of a state is also the pid of a task, in hexadecimal."""
+    try:
+        pid = int(word, 16)
+    except ValueError:
+        return
+    if pid in table.by_pid:
+        raise UsageError(
+            f"ambiguous task-identifying argument: {word}\n"
+            f'  for a "state" argument, use: \\{word}\n'
+            f'  for a "pid" argument, use: 0x{word}, 0x{word.lower()}, {word.lower()} or {pid}'
+        )
 
 
 def _add_state(session: Session, choice: Choice, word: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from kcrash.commands._addresses import not_found
 from kcrash.commands._source import functions_at, functions_data, inlined_below
@@ -79,26 +79,35 @@ def _module(session: Session, name: str) -> Iterator[Item]:
     module = next(m for m in modules(session) if m.name == name)
     table = session.symbols.module_table(name)
     symbols = table.all() if table else ()
-    marks = [(r.start, f"MODULE {_region(r.name)}START: {name}") for r in module.regions]
-    ends = [(_end(r), f"MODULE {_region(r.name)}END: {name}") for r in module.regions]
-    entries: list[tuple[int, int, str | Symbol]] = [(a, 1, text) for a, text in marks]
-    entries += [(a, 0, text) for a, text in ends]
-    entries += [(s.address, 3, s) for s in symbols]
-    entries += _sections(session, name, [s.address for s in symbols])
-    for address, _rank, entry in sorted(entries, key=lambda row: row[:2]):
+    regions = module.regions
+    entries: list[tuple[int, int, int, str | Symbol]] = []
+    for place, region in enumerate(regions):  # in the kernel's order, wherever they lie
+        entries.append((place, region.start, 1, f"MODULE {_region(region.name)}START: {name}"))
+        entries.append((place, _end(region), 0, f"MODULE {_region(region.name)}END: {name}"))
+    entries += [(_place(regions, s.address), s.address, 3, s) for s in symbols]
+    for start, address, rank, text in _sections(session, name, [s.address for s in symbols]):
+        entries.append((_place(regions, start), address, rank, text))
+    for _where, address, _rank, entry in sorted(entries, key=lambda row: row[:3]):
         if isinstance(entry, Symbol):
             yield _plain(entry, show_module=False)
         else:
             yield Record("mark", {"address": Address(address), "module": name}, f"{address:x} {entry}")
 
 
-def _sections(session: Session, name: str, symbols: list[int]) -> Iterator[tuple[int, int, str]]:
-    """The marks of the sections that have symbols, after ``mod -g``."""
+def _place(regions: Sequence[Region], address: int) -> int:
+    """Which of the regions an address lies in; their number if in none."""
+    inside = (place for place, r in enumerate(regions) if r.start <= address < r.start + r.size)
+    return next(inside, len(regions))
+
+
+def _sections(session: Session, name: str, symbols: list[int]) -> Iterator[tuple[int, int, int, str]]:
+    """The marks of the sections that have symbols, after ``mod -g``: ``(start of the section, address,
+    rank, text)``."""
     debug = session.module_debug.get(name)
     for section, start, end in debug.section_ranges() if debug and debug.marked else ():
         if any(start <= address < end for address in symbols):
-            yield start, 2, f"[{section}]: section start"
-            yield end, 0, f"[{section}]: section end"
+            yield start, start, 2, f"[{section}]: section start"
+            yield start, end, 0, f"[{section}]: section end"
 
 
 def _end(region: Region) -> int:
