@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -92,7 +93,10 @@ def sweep(session: Session, folder: str) -> list[str]:
 
 @pytest.mark.parametrize("alone", [True, False], ids=["alone", "vmlinux"])
 @pytest.mark.parametrize("version", KERNELS)
-def test_no_internal_error(version: str, alone: bool, tmp_path: object) -> None:
+def test_no_internal_error(
+    version: str, alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # some switches write files
     if not lab.cached(version):
         pytest.skip(f"no dumps of {version} at hand")
     dumps = lab.dumps(version, names=["zlib-d31"])
