@@ -284,6 +284,18 @@ class Arch:
 _arches: dict[tuple[int, str, int], Arch] = {}
 
 
+def displacement(probe: Any, info: Any) -> int:
+    """By how much a symbol that VMCOREINFO has (``info``) is away from where it was linked; 0 if none tells.
+
+    ``probe``: see Arch.find_layout.
+    """
+    for name in ("_stext", "init_uts_ns", "swapper_pg_dir", "init_top_pgt"):
+        linked = probe.link_address(name)
+        if linked is not None and name in info.symbols:
+            return int(info.symbols[name]) - int(linked)
+    return 0
+
+
 def register_arch(arch: Arch) -> Arch:
     """Make an architecture known; a second one for the same machine, order and word size is an error."""
     key = (arch.elf_machine, arch.byte_order, arch.word_bits)

@@ -25,6 +25,7 @@ from kcrash.arch.base import (
     StackRange,
     SymbolLookup,
     TypeLookup,
+    displacement,
     register_arch,
 )
 from kcrash.arch.stack_ranges import per_cpu_stacks
@@ -135,7 +136,7 @@ def find_layout(probe: Any) -> KernelLayout:
     top = info.symbols.get("swapper_pg_dir") if info is not None else None
     if top is None or not {"VA_BITS", "va_kernel_pa_offset"} <= info.numbers.keys():
         raise KcrashError(f"{probe.dump.path}: no VMCOREINFO: cannot tell where the kernel was loaded")
-    shift, kaslr = info.numbers["va_kernel_pa_offset"], _kaslr(probe, info)
+    shift, kaslr = info.numbers["va_kernel_pa_offset"], displacement(probe, info)
     paging, top = make_paging(info.numbers["VA_BITS"]), top - shift & WORD
     linear = _image_range(probe, kaslr, shift)
     space = probe.space(paging, top)
@@ -148,12 +149,6 @@ def find_layout(probe: Any) -> KernelLayout:
     if vmemmap is not None:
         constants["VMEMMAP_START"] = vmemmap
     return KernelLayout(kaslr, -shift & WORD, paging, top, linear, constants)
-
-
-def _kaslr(probe: Any, info: Any) -> int:
-    """By how much a symbol of VMCOREINFO is away from where it was linked."""
-    linked = probe.link_address("swapper_pg_dir")
-    return int(info.symbols["swapper_pg_dir"] - linked) if linked is not None else 0
 
 
 def _image_range(probe: Any, kaslr: int, shift: int) -> tuple[LinearRange, ...]:

@@ -24,6 +24,7 @@ from kcrash.arch.base import (
     StackRange,
     SymbolLookup,
     TypeLookup,
+    displacement,
     register_arch,
 )
 from kcrash.errors import CorruptData, KcrashError
@@ -140,7 +141,7 @@ def find_layout(probe: Any) -> KernelLayout:
     virtual, physical = (int(info.raw.get(name, "0"), 16) for name in ("KERNELOFFSET", "KERNELOFFPHYS"))
     shift = virtual - physical if "KERNELOFFPHYS" in info.raw else 0
     identity = int(info.raw.get("IDENTITYBASE", "0"), 16)
-    kaslr, top = _kaslr(probe, info), top - shift
+    kaslr, top = displacement(probe, info), top - shift
     end = max((piece.end for piece in probe.dump.ranges()), default=0)
     linear: tuple[LinearRange, ...] = (LinearRange(identity, identity + end, 0),)
     low, high = (address + kaslr for address in probe.image)
@@ -151,15 +152,6 @@ def find_layout(probe: Any) -> KernelLayout:
         constants["VMEMMAP_START"] = info.symbols["vmemmap"]
     paging = make_paging(table_levels(probe.physical, top))
     return KernelLayout(kaslr, -shift, paging, top, linear, constants)
-
-
-def _kaslr(probe: Any, info: Any) -> int:
-    """By how much a symbol of VMCOREINFO is away from where it was linked."""
-    for name in ("_stext", "init_uts_ns", "swapper_pg_dir"):
-        linked = probe.link_address(name)
-        if linked is not None and name in info.symbols:
-            return int(info.symbols[name] - linked)
-    return 0
 
 
 # -- tasks and stacks

@@ -26,6 +26,7 @@ from kcrash.arch.base import (
     StackRange,
     SymbolLookup,
     TypeLookup,
+    displacement,
     register_arch,
 )
 from kcrash.arch.x86_text import assembly
@@ -187,11 +188,7 @@ def _kaslr(probe: Any, info: Any) -> int:
     text = info.raw.get("KERNELOFFSET")
     if text:
         return int(text, 16)
-    for name in ("_stext", "init_uts_ns", "swapper_pg_dir", "init_top_pgt"):
-        linked = probe.link_address(name)
-        if linked is not None and name in info.symbols:
-            return int(info.symbols[name]) - int(linked)
-    return 0
+    return displacement(probe, info)
 
 
 def _from_page_tables(probe: Any) -> tuple[int, int, bool, int | None, int] | None:
