@@ -7,8 +7,9 @@ import re
 _WORDS = {"print": "p", "output": "p", "inspect": "p", "ptype": "whatis", "x": "x", "p": "p"}
 _INFO = re.compile(r"(line|symbol|address)\s+\*?\s*(\S+)$")
 _EXAMINE = re.compile(r"/?(?P<count>\d*)(?P<letters>[a-z]*)$")
-_SIZES = {"b": "-8", "h": "-16", "w": "-32", "g": "-64"}
-_FORMS = {"": "", "x": "", "a": "-s", "d": "-d", "u": "-D", "c": "-8", "z": ""}
+# Characters are bytes and addresses are words, unless a size is given.
+_SIZES = {"b": "-8", "h": "-16", "w": "-32", "g": "-64", "c": "-8", "a": ""}
+_FORMS = {"a": "-s", "d": "-d", "u": "-D"}
 
 
 def translated(line: str) -> str | None:
@@ -46,6 +47,6 @@ def _examine(rest: str) -> str | None:
         return f"dis {address} {count}"
     if "s" in letters:
         return f"rd -a {address}"
-    size = next((_SIZES[letter] for letter in letters if letter in _SIZES), "-32")
-    kind = next((_FORMS[letter] for letter in sorted(letters) if letter in _FORMS), "")
+    size = next((option for letter, option in _SIZES.items() if letter in letters), "-32")
+    kind = next((option for letter, option in _FORMS.items() if letter in letters), "")
     return " ".join(f"rd {kind} {size} {address} {count}".split())
