@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from kcrash.arch.arm64 import PRSTATUS
 from kcrash.extensions.gcore.regsets.base import Port, Regset, Unavailable, UserRegisters, register_port
-from kcrash.linux.mm import auxiliary_vector, read_mm
+from kcrash.extensions.gcore.regsets.thread_state import (
+    TASK,
+    cpu_note,
+    member,
+    must_be_saved,
+    number,
+    supports,
+)
 
 if TYPE_CHECKING:
     from kcrash.extensions.gcore.process import Process, Thread
@@ -18,7 +25,6 @@ NT_PRFPREG, NT_ARM_TLS, NT_ARM_HW_BREAK, NT_ARM_HW_WATCH, NT_ARM_SYSTEM_CALL = 2
 NT_ARM_SVE, NT_ARM_PAC_MASK, NT_ARM_PACA_KEYS, NT_ARM_PACG_KEYS = 0x405, 0x406, 0x407, 0x408
 NT_ARM_TAGGED_ADDR_CTRL, NT_ARM_PAC_ENABLED_KEYS, NT_ARM_SSVE, NT_ARM_ZA, NT_ARM_ZT = range(0x409, 0x40E)
 NT_ARM_FPMR, NT_ARM_POE, NT_ARM_GCS = 0x40E, 0x40F, 0x410
-AT_HWCAP, AT_HWCAP2 = 16, 26
 # Bits of AT_HWCAP, and of AT_HWCAP2 from 64 on (arch/arm64/include/uapi/asm/hwcap.h).
 SVE, PACA, PACG, GCS, MTE, SME, SME2, FPMR, POE = 22, 30, 31, 32, 64 + 18, 64 + 23, 64 + 37, 64 + 48, 64 + 63
 # Bits of thread_info.flags (arch/arm64/include/asm/thread_info.h), the same since there was SVE.
@@ -35,41 +41,11 @@ ID_AA64DFR0 = 3 << 19 | 5 << 8  # sys_reg(3, 0, 0, 5, 0)
 MAX_REGISTERS = 1 << 14  # bytes of the kernel's table of them
 # Bits of SCTLR_EL1 by the keys that they enable, in the order of PR_PAC_AP*KEY.
 ENABLED_KEYS = (31, 30, 27, 13)
-TASK = "struct task_struct"
 
 
 def registers(thread: Thread) -> UserRegisters:
     """struct user_pt_regs, which struct pt_regs begins with."""
     return thread.entry_registers()
-
-
-# -- where a thread's state is
-
-
-def member(thread: Thread, path: str, size: int) -> bytes | None:
-    """Bytes of a member of the thread's task_struct; None if this kernel has no such member."""
-    types = thread.session.types
-    if not types.has(TASK, path):
-        return None
-    return thread.session.memory.read(thread.task.address + types.offset(TASK, path), size)
-
-
-def number(thread: Thread, path: str, size: int = 8) -> int | None:
-    """As member(), as an unsigned number."""
-    found = member(thread, path, size)
-    return None if found is None else int.from_bytes(found, "little")
-
-
-def supports(thread: Thread, bit: int) -> bool:
-    """Whether the kernel told the process of a feature (AT_HWCAP)."""
-    session = thread.session
-    capabilities: int = session.memo(("hwcap", thread.task.mm), lambda: _capabilities(session, thread))
-    return bool(capabilities >> bit & 1)
-
-
-def _capabilities(session: Session, thread: Thread) -> int:
-    vector = dict(auxiliary_vector(session, read_mm(session, thread.task.mm), 8))
-    return vector.get(AT_HWCAP, 0) | vector.get(AT_HWCAP2, 0) << 64
 
 
 # -- floating point and vectors
@@ -78,7 +54,7 @@ def _capabilities(session: Session, thread: Thread) -> int:
 def fpsimd(thread: Thread) -> bytes:
     """struct user_fpsimd_state: of a thread that was on a CPU, if that was in user mode and QEMU kept it."""
     if thread.cpu is not None:
-        return _of_cpu(thread)
+        return cpu_note(thread, "CORE", NT_PRFPREG)[:FPSIMD_USED].ljust(FPSIMD_BYTES, b"\0")
     state = member(thread, "thread.uw.fpsimd_state", FPSIMD_BYTES)
     if state is None:  # a structure of its own before Linux v4.16
         state = member(thread, "thread.fpsimd_state", FPSIMD_BYTES)
@@ -87,13 +63,6 @@ def fpsimd(thread: Thread) -> bytes:
     if uses_sve(thread):
         state = _low_halves(thread) + state[512:]
     return state[:FPSIMD_USED].ljust(FPSIMD_BYTES, b"\0")
-
-
-def _of_cpu(thread: Thread) -> bytes:
-    notes = [n.data for n in thread.session.dump.info.notes if (n.name, n.type) == ("CORE", NT_PRFPREG)]
-    if thread.stopped_in_user and thread.cpu is not None and thread.cpu < len(notes):
-        return notes[thread.cpu][:FPSIMD_USED].ljust(FPSIMD_BYTES, b"\0")
-    raise Unavailable(f"in the registers of CPU {thread.cpu}, which the dump does not have")
 
 
 def uses_sve(thread: Thread) -> bool:
@@ -207,8 +176,7 @@ def lookup_table(thread: Thread) -> bytes | None:
 
 def _streaming_control(thread: Thread) -> int:
     """SVCR as of the last switch away from the thread."""
-    if thread.cpu is not None:
-        raise Unavailable(f"in the registers of CPU {thread.cpu}, which the dump does not have")
+    must_be_saved(thread)
     return number(thread, "thread.svcr") or 0
 
 

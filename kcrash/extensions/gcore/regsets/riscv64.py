@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from kcrash.arch.riscv64 import PRSTATUS
 from kcrash.extensions.gcore.regsets.base import Port, Regset, Unavailable, UserRegisters, register_port
+from kcrash.extensions.gcore.regsets.thread_state import TASK, must_be_saved
 
 if TYPE_CHECKING:
     from kcrash.extensions.gcore.process import Thread
 
 EM_RISCV = 243
 NT_PRFPREG, NT_RISCV_VECTOR = 2, 0x901
-TASK = "struct task_struct"
 D_STATE_BYTES, D_STATE_USED = 264, 260  # struct __riscv_d_ext_state: 32 registers, fcsr, padding
 SR_VS = 0x600  # of sstatus: the vector unit is on
 VECTOR_MEMBERS = ("vstart", "vl", "vtype", "vcsr", "vlenb")
@@ -30,7 +30,7 @@ def floating_point(thread: Thread) -> bytes | None:
     types, where = thread.session.types, "thread.fstate"
     if not types.has(TASK, where):
         return None
-    _must_be_saved(thread)
+    must_be_saved(thread)
     state = thread.session.memory.read(thread.task.address + types.offset(TASK, where), D_STATE_BYTES)
     return state[:D_STATE_USED].ljust(D_STATE_BYTES, b"\0")
 
@@ -40,7 +40,7 @@ def vector(thread: Thread) -> bytes | None:
     session = thread.session
     if not session.types.has(TASK, "thread.vstate.vlenb"):
         return None
-    _must_be_saved(thread)
+    must_be_saved(thread)
     if not thread.entry_registers().values.get("status", 0) & SR_VS:
         return None
     state = session.value(TASK, thread.task.address).thread.vstate
@@ -49,11 +49,6 @@ def vector(thread: Thread) -> bytes | None:
     if not 0 < length <= MAX_VLENB or not pointer:
         raise Unavailable(f"vector registers of {length} bytes at {pointer:x}")
     return struct.pack("<5Q", *words) + session.memory.read(pointer, 32 * length)
-
-
-def _must_be_saved(thread: Thread) -> None:
-    if thread.cpu is not None:
-        raise Unavailable(f"in the registers of CPU {thread.cpu}, which the dump does not have")
 
 
 register_port(
