@@ -50,6 +50,7 @@ DWARF = {name: number for number, name in enumerate(GPRS)} | {"pswm": 64, "pswa"
 PT_REGS = {
     **{name: (f"gprs[{number}]",) for number, name in enumerate(GPRS)},
     "pswm": ("psw.mask",), "pswa": ("psw.addr",), "orig_gpr2": ("orig_gpr2",),
+    "int_code": ("int_code",), "last_break": ("last_break",),
 }  # fmt: skip
 # s390_regs, arch/s390/include/uapi/asm/ptrace.h, in struct elf_prstatus; access registers two a word.
 ACCESS = tuple(f"a{number}a{number + 1}" for number in range(0, 16, 2))

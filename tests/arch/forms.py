@@ -54,16 +54,22 @@ BLOCKS: dict[str, Callable[[Thread, str], None]] = {
 class CoreForm(NamedTuple):
     """``registers``: the words of pr_reg, at byte 112; ``check``: asserts what a thread's other notes say.
 
-    ``loose``: those in which twins differ.
+    ``loose``: those in which twins differ. ``order``: of bytes, as struct spells it. ``call``: bytes of
+    the instruction for system calls. ``sp``: the stack pointer's name; ``tls``: the thread pointer's, if it
+    is in a register.
     """
 
     registers: tuple[str, ...]
     check: Callable[[Thread, dict[str, bytes]], None]
     loose: frozenset[str] = frozenset()
+    order: str = "<"
+    call: int = 4
+    sp: str = "sp"
+    tls: str = ""
 
     def general(self, status: bytes) -> dict[str, int]:
         """pr_reg of a struct elf_prstatus, by name."""
-        words = struct.unpack_from(f"<{len(self.registers)}Q", status, 112)
+        words = struct.unpack_from(f"{self.order}{len(self.registers)}Q", status, 112)
         return dict(zip(self.registers, words, strict=True))
 
 
@@ -85,11 +91,28 @@ def riscv64_notes(thread: Thread, notes: dict[str, bytes]) -> None:
         assert int.from_bytes(state[256:260], "little") == thread.vector.control["fcsr"], thread.name
 
 
+def s390x_notes(thread: Thread, notes: dict[str, bytes]) -> None:
+    if thread.vector is not None and "FPREGSET" in notes:
+        state, high = notes["FPREGSET"], notes["LINUX:0x30a"]
+        values = [value for n in range(8) for value in struct.unpack("<2Q", thread.vector.v(n))]
+        assert list(struct.unpack_from(">16Q", state, 8)) == values, thread.name
+        assert int.from_bytes(state[:4], "big") == thread.vector.control["fpc"], thread.name
+        assert len(notes["LINUX:0x309"]) == 128 and len(high) == 256
+
+
 # Of two threads the one that calls a function first looks it up, which leaves its traces in temporaries; a0
 # of a call is -ENOSYS, but its argument again where a signal is about to restart the call.
 RISCV_LOOSE = frozenset(("a0", "t0", "t1", "t2", "t3", "t4", "t5", "t6"))
 
 CORES = {
     "arm64": CoreForm((*(f"x{n}" for n in range(31)), "sp", "pc", "pstate"), arm64_notes),
-    "riscv64": CoreForm(RISCV_NAMES, riscv64_notes, RISCV_LOOSE),
+    "s390x": CoreForm(
+        ("pswm", "pc", *(f"r{n}" for n in range(16)), *(f"a{n}" for n in range(0, 16, 2)), "orig_gpr2"),
+        s390x_notes,
+        order=">",
+        call=2,
+        sp="r15",
+        tls="a0",
+    ),
+    "riscv64": CoreForm(RISCV_NAMES, riscv64_notes, RISCV_LOOSE, tls="tp"),
 }

@@ -25,9 +25,10 @@ MACHINES = [
     ("arm64", "6.12", "cortex-a72"),
     ("arm64", "6.1", ""),
     ("arm64", "7.2", ""),
+    ("s390x", "6.12", ""),
     ("riscv64", "6.12", ""),
 ]
-OWN = {"PRPSINFO", "SIGINFO", "LINUX:0x404"}
+OWN = {"PRPSINFO", "SIGINFO", "LINUX:0x404", "LINUX:0x307"}
 SSBS = 1 << 12  # of arm64's pstate: whether stores may be bypassed
 
 
@@ -72,8 +73,8 @@ def _registers_alike(form: CoreForm, theirs: bytes, ours: bytes) -> bool:
     The dead twin's pc may be at the system call again: its signal was about to restart it.
     """
     one, other = (form.general(data) for data in (theirs, ours))
-    assert other["pc"] - one["pc"] in (0, 4)
-    assert one["sp"] == other["sp"] and (one.get("pstate", 0) ^ other.get("pstate", 0)) & ~SSBS == 0
+    assert other["pc"] - one["pc"] in (0, form.call)
+    assert one[form.sp] == other[form.sp] and (one.get("pstate", 0) ^ other.get("pstate", 0)) & ~SSBS == 0
     different = {name for name in one if one[name] != other[name]} - {"pc", "pstate"} - form.loose
     return len(different) <= 2 and theirs[-8:] == ours[-8:]
 

@@ -58,7 +58,10 @@ def _open(vmlinux: Path, vmcore: Path) -> Any:
 
 
 def _theirs(session: Session, program: Any, task: Task) -> list[Numbered]:
-    """Registers of drgn's frames by DWARF number: it repeats those of inlined functions."""
+    """Registers of drgn's frames by DWARF number: it repeats those of inlined functions.
+
+    On s390x the struct pt_regs without a pc that kernel threads begin with is a frame to it.
+    """
     import drgn
 
     try:
@@ -73,7 +76,7 @@ def _theirs(session: Session, program: Any, task: Task) -> list[Numbered]:
         registers.setdefault(dwarf[session.arch.pc], frame.pc)
         if not found or found[-1] != registers:
             found.append(registers)
-    return found
+    return found if not found or found[-1][dwarf[session.arch.pc]] else found[:-1]
 
 
 def _differences(

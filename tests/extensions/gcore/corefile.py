@@ -42,24 +42,25 @@ class Thread:
 
     status: bytes
     notes: dict[str, bytes] = field(default_factory=dict)
+    order: str = "<"
 
     @property
     def pid(self) -> int:
-        return int(struct.unpack_from("<i", self.status, 32)[0])
+        return int(struct.unpack_from(self.order + "i", self.status, 32)[0])
 
     @property
     def ids(self) -> tuple[int, ...]:
         """pid, ppid, pgrp, sid."""
-        return struct.unpack_from("<4i", self.status, 32)
+        return struct.unpack_from(self.order + "4i", self.status, 32)
 
     @property
     def signal(self) -> int:
-        return int(struct.unpack_from("<h", self.status, 12)[0])
+        return int(struct.unpack_from(self.order + "h", self.status, 12)[0])
 
     @property
     def times(self) -> list[float]:
         """utime, stime, cutime, cstime in seconds."""
-        parts = struct.unpack_from("<8Q", self.status, 48)
+        parts = struct.unpack_from(self.order + "8Q", self.status, 48)
         return [parts[i] + parts[i + 1] / 1e6 for i in range(0, 8, 2)]
 
     @property
@@ -68,7 +69,7 @@ class Thread:
 
     @property
     def fpvalid(self) -> int:
-        return int(struct.unpack_from("<i", self.status, 328)[0])
+        return int(struct.unpack_from(self.order + "i", self.status, 328)[0])
 
 
 class CoreFile:
@@ -77,17 +78,19 @@ class CoreFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = path.open("rb")
-        header = struct.unpack("<16sHHIQQQIHHHHHH", self.file.read(64))
+        start = self.file.read(64)
+        self.order = ">" if start[5] == 2 else "<"
+        header = struct.unpack(self.order + "16sHHIQQQIHHHHHH", start)
         self.ident, self.type, self.machine = header[0], header[1], header[2]
         self.shoff, self.phnum = header[6], header[10]
         if self.phnum == 0xFFFF:
             self.file.seek(self.shoff)
-            self.phnum = struct.unpack_from("<I", self.file.read(64), 44)[0]
+            self.phnum = struct.unpack_from(self.order + "I", self.file.read(64), 44)[0]
         self.file.seek(header[5])
-        raw = self.file.read(56 * self.phnum)
+        rows = struct.iter_unpack(self.order + "IIQQQQQQ", self.file.read(56 * self.phnum))
         self.segments = [
             Segment(kind, flags, offset, address, size, memory, align)
-            for kind, flags, offset, address, _, size, memory, align in struct.iter_unpack("<IIQQQQQQ", raw)
+            for kind, flags, offset, address, _, size, memory, align in rows
         ]
 
     @property
@@ -102,7 +105,7 @@ class CoreFile:
         data = self.file.read(segment.file_size)
         found, at = [], 0
         while at < len(data):
-            namesz, descsz, kind = struct.unpack_from("<3I", data, at)
+            namesz, descsz, kind = struct.unpack_from(self.order + "3I", data, at)
             name = data[at + 12 : at + 12 + namesz].rstrip(b"\0").decode()
             start = at + 12 + (namesz + 3 & ~3)
             found.append((NAMES.get((name, kind), f"{name}:{kind:#x}"), data[start : start + descsz]))
@@ -119,7 +122,7 @@ class CoreFile:
         threads: list[Thread] = []
         for kind, data in self.notes:
             if kind == "PRSTATUS":
-                threads.append(Thread(data))
+                threads.append(Thread(data, {}, self.order))
             elif threads and kind not in OF_THE_PROCESS:
                 threads[-1].notes[kind] = data
         return threads
@@ -136,15 +139,15 @@ class CoreFile:
     def files(self) -> list[tuple[int, int, int, str]]:
         """NT_FILE: (start, end, offset in pages, name)."""
         data = self.note("FILE")
-        count, page = struct.unpack_from("<QQ", data)
+        count, page = struct.unpack_from(self.order + "QQ", data)
         assert page == 4096
         names = data[16 + 24 * count :].split(b"\0")
-        rows = struct.iter_unpack("<3Q", data[16 : 16 + 24 * count])
+        rows = struct.iter_unpack(self.order + "3Q", data[16 : 16 + 24 * count])
         assert len(names) == count + 1
         return [(*row, name.decode()) for row, name in zip(rows, names, strict=False)]
 
     def auxv(self) -> list[tuple[int, int]]:
-        return list(struct.iter_unpack("<QQ", self.note("AUXV")))
+        return list(struct.iter_unpack(self.order + "QQ", self.note("AUXV")))
 
     def segment_at(self, address: int) -> Segment:
         return next(s for s in self.loads if s.address <= address < s.address + s.memory_size)
