@@ -112,7 +112,6 @@ S390X = Architecture(
     qemu=("qemu-system-s390x", "-machine", "s390-ccw-virtio", "-nic", "none"),
     console="ttysclp0",
     gnu="s390x-linux-gnu",
-    debug=False,
     packages=("qemu-system-s390x", "gcc-s390x-linux-gnu", "libc6-dev-s390x-cross", "gdb-multiarch"),
     memory=512,
     capture=False,
@@ -138,11 +137,36 @@ RISCV64 = Architecture(
     capture=False,
 )
 
+# Without ACPI, which the firmware brings, i8042's driver touches ports that there are not. Debian has no
+# makedumpfile for it.
+LOONG64 = Architecture(
+    name="loong64",
+    debian="loong64",
+    kernel="linux-image-loong64",
+    qemu=(
+        *("qemu-system-loongarch64", "-machine", "virt", "-nic", "none"),
+        *("-bios", "/usr/share/qemu-efi-loongarch64/QEMU_EFI.fd"),
+    ),
+    console="ttyS0",
+    gnu="loongarch64-linux-gnu",
+    debug=False,
+    packages=(
+        "qemu-system-misc",
+        "qemu-efi-loongarch64",
+        "gcc-loongarch64-linux-gnu",
+        "libc6-dev-loong64-cross",
+        "gdb-multiarch",
+    ),
+    memory=1024,
+    capture=False,
+)
+
 ROWS = (
     AMD64,
     ARM64,
     replace(ARM64, name="arm64-16k", kernel="linux-image-arm64-16k", debug=False, compat=""),
     S390X,
     RISCV64,
+    LOONG64,
 )
 ARCHITECTURES = {row.name: row for row in ROWS}
