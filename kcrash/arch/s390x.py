@@ -1,4 +1,4 @@
-"""s390x: registers, DAT tables of three to five levels, where Linux puts itself.
+"""s390x: registers, DAT tables of two to five levels, where Linux puts itself.
 
 Sources: z/Architecture Principles of Operation (SA22-7832) chapter 3 (dynamic address translation), "ELF
 Application Binary Interface s390x Supplement" (DWARF numbers), Linux arch/s390/include/asm.
@@ -27,7 +27,7 @@ from kcrash.arch.base import (
     displacement,
     register_arch,
 )
-from kcrash.errors import CorruptData, KcrashError
+from kcrash.errors import CorruptData, KcrashError, MemoryFault
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 # Bits of a region or segment entry, and of a page entry.
 INVALID, FORMAT_CONTROL, TABLE_TYPE = 0x20, 0x400, 0xC
+COMMON = 0x10  # with INVALID: an entry of swap, of a segment or a region
 PAGE_INVALID, PAGE_PRESENT, PAGE_PROTECT = 0x400, 1, 0x200
 USER_END = 1 << 64  # a process may have all addresses; the kernel has as many of its own
 PAGE_MASK = 0xFFFFFFFFFFFFF000
@@ -58,29 +59,32 @@ PRSTATUS = Prstatus(
     size=336, signal=12, pid=32, times=48, regs=112, fpvalid=328,
     registers=("pswm", "pswa", *GPRS, *ACCESS, "orig_gpr2"),
 )  # fmt: skip
+# Stacks of a CPU by the members of struct lowcore that point into them. That for code without translation was
+# the panic stack before v4.20; all CPUs share one for a restart.
+LOWCORE = "struct lowcore"
+LOWCORE_STACKS = {"async_stack": "IRQ", "nodat_stack": "NODAT", "panic_stack": "PANIC", "mcck_stack": "MCCK",
+                  "restart_stack": "RESTART"}  # fmt: skip
 
 
 # -- page tables
 
 
 def make_paging(levels: int) -> Paging:
-    """Tables of three levels (region third), four or five. Kernel and user have all addresses each."""
+    """Tables of two levels (segment table), three, four or five. Kernel and user have all addresses each."""
     shown = LEVELS[-levels:]
     bits, last = shown[0].shift + shown[0].bits, levels - 1
 
     def decode(value: int, level: int) -> Entry:
         if level == last:
             return decode_page(value)
+        large = level >= last - 2
+        if large and value & (INVALID | COMMON) == INVALID | COMMON:
+            return Entry(EntryKind.OTHER, 0)
+        if large and value & FORMAT_CONTROL:
+            return Entry(EntryKind.LEAF, value >> shown[level].shift << shown[level].shift)
         if value & INVALID:
             return Entry(EntryKind.ABSENT, 0)
-        shift = shown[level].shift
-        if value & FORMAT_CONTROL and level >= last - 2:
-            return Entry(EntryKind.LEAF, value >> shift << shift)
         return Entry(EntryKind.TABLE, value & (~0x7FF if level == last - 1 else ~0xFFF))
-
-    def decode_table(values: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
-        mapped: NDArray[np.bool_] = ((values & PAGE_INVALID) == 0) | ((values & PAGE_PRESENT) != 0)
-        return mapped & (values != 0), (values & PAGE_MASK).astype("u8")
 
     return Paging(
         shown,
@@ -96,6 +100,12 @@ def make_paging(levels: int) -> Paging:
     )
 
 
+def decode_table(values: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
+    """See Paging.decode_table."""
+    mapped: NDArray[np.bool_] = ((values & PAGE_INVALID) == 0) | ((values & PAGE_PRESENT) != 0)
+    return mapped & (values != 0), (values & PAGE_MASK).astype("u8")
+
+
 def decode_page(value: int) -> Entry:
     """A page entry: an invalid one may be of a page that is there (PROT_NONE), or of swap."""
     if not value & PAGE_INVALID or value & PAGE_PRESENT:
@@ -104,8 +114,12 @@ def decode_page(value: int) -> Entry:
 
 
 def swap_entry(value: int) -> tuple[int, int]:
-    """``(type, offset)``: __swp_type(), __swp_offset() in arch/s390/include/asm/pgtable.h."""
-    return value >> 2 & 31, value >> 12
+    """``(type, offset)``: __swp_type(), __swp_offset(), and __swp_type_rste() in asm/pgtable.h.
+
+    Those of pages have PAGE_INVALID and PAGE_PROTECT, and nothing in the two bits below.
+    """
+    of_page = value & 0x780 == PAGE_INVALID | PAGE_PROTECT
+    return value >> (2 if of_page else 6) & 31, value >> 12
 
 
 def flag_names(value: int) -> list[str]:
@@ -120,10 +134,10 @@ def user_paging(layout: KernelLayout, physical: Memory, top: int) -> Paging:
 
 def table_levels(physical: Memory, top: int) -> int:
     """How many levels begin with this table. Raises CorruptData, MemoryFault."""
-    kind = (int.from_bytes(physical.read(top, 8), "big") & TABLE_TYPE) >> 2
-    if not kind:
-        raise CorruptData(f"no region table at physical address {top:x}")
-    return kind + 2
+    entry = int.from_bytes(physical.read(top, 8), "big")
+    if not entry:
+        raise CorruptData(f"no region or segment table at physical address {top:x}")
+    return ((entry & TABLE_TYPE) >> 2) + 2
 
 
 # -- where the kernel is
@@ -184,8 +198,30 @@ def saved_registers(registers: Mapping[str, int], end: int) -> bool:
 
 
 def stacks(kernel: Any) -> list[StackRange]:
-    """The per-CPU stacks are not known yet."""
-    return []
+    """Those that a CPU's lowcore points into. ``kernel``: see kcrash.linux.stack.StackProbe."""
+    table, found = kernel.symbol("lowcore_ptr"), dict[int, StackRange]()
+    for cpu in kernel.cpus if table is not None else ():
+        for member, name in LOWCORE_STACKS.items():
+            low = _stack(kernel, table + 8 * cpu, member)
+            if low:
+                found.setdefault(low, StackRange(name, low, low + kernel.thread_size, cpu))
+    return list(found.values())
+
+
+def _stack(kernel: Any, pointer: int, member: str) -> int:
+    """Where the stack that a lowcore's member points into begins, 0 if nowhere.
+
+    The pointer is of the first frame, which is in the highest part (STACK_INIT_OFFSET).
+    """
+    if not kernel.types.has(LOWCORE, member):
+        return 0
+    try:
+        lowcore = int(kernel.memory.word(pointer))
+        top = int(kernel.memory.word(lowcore + kernel.types.offset(LOWCORE, member))) if lowcore else 0
+    except MemoryFault:
+        return 0
+    size: int = kernel.thread_size
+    return top & -size
 
 
 def format_registers(registers: Mapping[str, int | None], symbol: Callable[[int], str]) -> list[str]:

@@ -210,6 +210,10 @@ class StackProbe:
         """Kernel memory."""
         return self.session.memory
 
+    def symbol(self, name: str) -> int | None:
+        """The address of a symbol of the kernel, or None."""
+        return self.session.symbols.find_kernel(name)
+
     def per_cpu(self, name: str, cpu: int) -> int | None:
         """Where a per-CPU variable lies, or None."""
         return self.session.per_cpu_address(name, cpu)

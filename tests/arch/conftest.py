@@ -19,6 +19,7 @@ from kcrash.commands._shell import Shell
 from kcrash.errors import BadFormat
 from kcrash.linux.tasks import Task, task_table
 from kcrash.session import Session
+from tests.build.with_vmcoreinfo import with_vmcoreinfo
 from tests.commands.helpers import Kept
 from tests.lab import lab
 from tests.lab.lab import Dumps
@@ -74,6 +75,15 @@ class Lab:
             if "neither BTF nor DWARF" not in str(error):
                 raise
             pytest.skip(f"{self.dumps.kernel.release} has no types in it: {error}")
+
+    def for_drgn(self, form: str) -> Path:
+        """A form with VMCOREINFO in a note, without which drgn does not take it for a kernel's."""
+        dump, copy = self.dumps.forms[form], self.folder / f"{form}-info"
+        if copy.exists() or any(note.name == "VMCOREINFO" for note in self.session.dump.info.notes):
+            return copy if copy.exists() else dump
+        assert self.session.vmcoreinfo is not None
+        text = "".join(f"{name}={value}\n" for name, value in self.session.vmcoreinfo.items())
+        return with_vmcoreinfo(dump, text.encode(), copy)
 
     def task(self, tid: int) -> Task:
         return task_table(self.session).by_pid[tid][0]

@@ -16,7 +16,6 @@ from kcrash.session import Session
 from kcrash.unwind import Frame
 from tests.arch.conftest import Lab
 from tests.arch.forms import BLOCKS, CORES
-from tests.build.with_vmcoreinfo import with_vmcoreinfo
 from tests.extensions.gcore.corefile import CoreFile
 from tests.lab.toolbox import toolbox
 from tests.lab.truth import Entry, Thread
@@ -129,20 +128,10 @@ def test_frames_are_drgns(machine: Lab) -> None:
 
     for form in ("qemu-elf", "elf"):
         if form in machine.dumps.forms:
-            report = compare(machine.vmlinux, _with_vmcoreinfo(machine, form))
+            report = compare(machine.vmlinux, machine.for_drgn(form))
             assert report.tasks > 50 and report.frames > 300
             # Of a zombie's stack, which is not its any more, drgn reads on into address 0.
             assert [line for line in report.differences if "0x0 is not in kernel code" not in line] == []
-
-
-def _with_vmcoreinfo(machine: Lab, form: str) -> Path:
-    """drgn takes no dump of a kernel without it."""
-    dump = machine.dumps.forms[form]
-    if any(note.name == "VMCOREINFO" for note in machine.session.dump.info.notes):
-        return dump
-    assert machine.session.vmcoreinfo is not None
-    text = "".join(f"{name}={value}\n" for name, value in machine.session.vmcoreinfo.items())
-    return with_vmcoreinfo(dump, text.encode(), machine.folder / form)
 
 
 def test_every_trace_ends_where_the_kernel_was_entered(machine: Lab) -> None:
