@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from kcrash.arch import all_arches, find_arch, find_arch_by_machine, find_arch_by_prstatus
+from kcrash.arch import all_arches, arches_by_prstatus, find_arch, find_arch_by_machine
 from kcrash.arch.base import Arch, KernelLayout, Paging
 from kcrash.dump.base import Dump
 from kcrash.dump.notes import NT_PRSTATUS
@@ -134,21 +134,30 @@ def _told(progress: Progress | None, what: str) -> Callable[[int, int], None] | 
 
 def _alone(dump: Dump, info: VmcoreInfo | None, progress: Progress | None) -> Kernel:
     """Symbols from the kernel's kallsyms: first what can be had without any symbol, then the whole."""
-    arch = _arch_of(dump)
+    likely = _likely(dump)
     info = info or _info_in_memory(dump, progress)
     if info is None:
-        if arch is None:
-            raise KcrashError(
-                f"{dump.path}: no VMCOREINFO in it, nor its machine's name: give the kernel's vmlinux too"
-            )
-        return _by_kallsyms(arch, PhysicalSpace(dump, arch.byte_order, arch.word_bytes), progress)
-    arch = arch or _arch_by_trial(dump, info)
+        return _by_kallsyms_of(dump, likely, progress)
+    arch = likely[0] if len(likely) == 1 else _arch_by_trial(dump, info, likely or all_arches())
     physical = PhysicalSpace(dump, arch.byte_order, arch.word_bytes)
     rough = arch.find_layout(LayoutProbe(dump, info, physical, lambda name: None, (0, 0), has_symbols=False))
     table = _kallsyms(info, physical, _space(physical, rough), progress)
     table.bias = rough.kaslr
     layout = arch.find_layout(LayoutProbe(dump, info, physical, table.link_address, table.image))
     return _kernel(arch, layout, physical, table, info)
+
+
+def _by_kallsyms_of(dump: Dump, likely: list[Arch], progress: Progress | None) -> Kernel:
+    """By the first of the likely architectures that makes sense of memory."""
+    why = KcrashError(
+        f"{dump.path}: no VMCOREINFO in it, nor its machine's name: give the kernel's vmlinux too"
+    )
+    for arch in likely:
+        try:
+            return _by_kallsyms(arch, PhysicalSpace(dump, arch.byte_order, arch.word_bytes), progress)
+        except KcrashError as error:
+            why = error
+    raise why
 
 
 def _by_kallsyms(arch: Arch, physical: PhysicalSpace, progress: Progress | None) -> Kernel:
@@ -171,27 +180,26 @@ def _by_kallsyms(arch: Arch, physical: PhysicalSpace, progress: Progress | None)
     return _kernel(arch, arch.find_layout(probe), physical, table, None)
 
 
-def _arch_of(dump: Dump) -> Arch | None:
-    """The architecture that the container names, None if it names none."""
+def _likely(dump: Dump) -> list[Arch]:
+    """The architectures that the container may be of, by what it says; none if it says nothing."""
     info = dump.info
     if info.machine is not None:
         wanted = (info.machine, info.word_bits)
-        fitting = [arch for arch in all_arches() if (arch.elf_machine, arch.word_bits) == wanted]
-        if not fitting:
-            return find_arch(info.machine, info.byte_order, info.word_bits)  # says what there is
         # Not by the byte order: QEMU labels the dumps of ppc64le big-endian.
-        return fitting[0] if len(fitting) == 1 else None
+        fitting = [arch for arch in all_arches() if (arch.elf_machine, arch.word_bits) == wanted]
+        return fitting or [find_arch(info.machine, info.byte_order, info.word_bits)]  # says what there is
     found = find_arch_by_machine(info.utsname.machine, info.byte_order)
-    if found is None:  # QEMU writes "Unknown"
-        sizes = {len(note.data) for note in info.notes if note.name == "CORE" and note.type == NT_PRSTATUS}
-        found = find_arch_by_prstatus(sizes, info.byte_order, info.word_bits)
-    return found
+    if found is not None:
+        return [found]
+    # QEMU writes "Unknown".
+    sizes = {len(note.data) for note in info.notes if note.name == "CORE" and note.type == NT_PRSTATUS}
+    return arches_by_prstatus(sizes, info.byte_order, info.word_bits)
 
 
-def _arch_by_trial(dump: Dump, info: VmcoreInfo) -> Arch:
-    """The architecture by which the kernel's release is where VMCOREINFO says (LiME, raw memory ...)."""
+def _arch_by_trial(dump: Dump, info: VmcoreInfo, likely: list[Arch]) -> Arch:
+    """That of the likely by which the kernel's release is where VMCOREINFO says (LiME, raw memory ...)."""
     release, at = (info.osrelease or "").encode(), info.symbols.get("init_uts_ns")
-    for arch in all_arches() if release and at is not None else ():
+    for arch in likely if release and at is not None else ():
         physical = PhysicalSpace(dump, arch.byte_order, arch.word_bytes)
         probe = LayoutProbe(dump, info, physical, lambda name: None, (0, 0), has_symbols=False)
         try:

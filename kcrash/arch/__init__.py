@@ -40,12 +40,10 @@ def find_arch_by_machine(machine: str, byte_order: str) -> Arch | None:
     return next((arch for arch in matches if arch.byte_order == byte_order), None)
 
 
-def find_arch_by_prstatus(sizes: Set[int], byte_order: str, word_bits: int) -> Arch | None:
-    """The only architecture whose struct elf_prstatus has one of these sizes (bytes), or None."""
-    _load_all()
-    matches = [
-        arch
-        for arch in registered().values()
-        if (arch.byte_order, arch.word_bits) == (byte_order, word_bits) and arch.prstatus.size in sizes
-    ]
-    return matches[0] if len(matches) == 1 else None
+def arches_by_prstatus(sizes: Set[int], byte_order: str, word_bits: int) -> list[Arch]:
+    """The architectures whose struct elf_prstatus has one of these sizes (bytes).
+
+    Those of the notes' byte order come first; the order of memory may be another.
+    """
+    fitting = [arch for arch in all_arches() if arch.word_bits == word_bits and arch.prstatus.size in sizes]
+    return sorted(fitting, key=lambda arch: arch.byte_order != byte_order)

@@ -87,6 +87,8 @@ class Paging:
     to translation (arm64's memory tags in the highest byte). ``signed``: addresses are continued by
     their highest bit; else those of more than ``canonical_bits`` are none, and kernel and user have
     all addresses each.
+    ``regions``: what may stand above the ``canonical_bits`` of an address, where that is told by neither;
+    empty where it is. ``byte_order``: of the entries, "" for the machine's.
     ``parts``: what to add to the addresses of decode_table for entries and the numbers of their virtual
     pages, where Entry.shift is used; None where it is not. ``empty``: besides 0, what an entry of the
     last level is that maps nothing.
@@ -103,6 +105,8 @@ class Paging:
     ignored_bits: int = 0
     signed: bool = True
     empty: int = 0
+    regions: tuple[int, ...] = ()
+    byte_order: str = ""
     parts: Callable[[NDArray[np.uint64], NDArray[np.uint64]], NDArray[np.uint64]] | None = None
 
 
@@ -166,6 +170,8 @@ class FrameLayout:
     ``chained``: bytes of a frame where frames are chained by their stack pointers (s390x), else 0: at
     ``saved_fp`` is the caller's stack pointer, and ``return_address`` is counted from there; where
     the chain ends a struct pt_regs follows the frame.
+    ``marks``, ``marked``: or the frames of entry code hold a word that says so (powerpc), and the chain goes
+    on: what it may be, where it may be, and where the struct pt_regs then is, from the stack pointer.
     """
 
     saved_fp: int
@@ -176,6 +182,8 @@ class FrameLayout:
     regs_functions: tuple[str, ...] = ()
     leaf_fp: int | None = None
     chained: int = 0
+    marks: frozenset[int] = frozenset()
+    marked: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

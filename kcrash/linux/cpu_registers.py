@@ -55,7 +55,8 @@ def _read_notes(session: Session) -> dict[int, CpuRegisters]:
 
 def _parse(session: Session, data: bytes) -> tuple[int, dict[str, int]] | None:
     layout, arch = session.arch.prstatus, session.arch
-    order = "<" if arch.byte_order == "little" else ">"
+    # That of the container: QEMU writes the notes of ppc64le big-endian, memory being little-endian.
+    order = "<" if session.dump.info.byte_order == "little" else ">"
     form = struct.Struct(order + str(len(layout.registers)) + ("Q" if arch.word_bits == 64 else "I"))
     if len(data) < layout.regs + form.size:
         return None

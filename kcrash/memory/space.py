@@ -141,7 +141,8 @@ class Run(NamedTuple):
 class PagedSpace(AddressSpace):
     """Virtual memory behind page tables.
 
-    ``top``: physical address of the top table; ``linear``: ranges that need no
+    ``top``: physical address of the top table; ``entry_order``: of the bytes of table entries, as struct
+    and numpy spell it; ``linear``: ranges that need no
     walk (the kernel's direct map and image); ``limit``: first address above a
     user space, whose tables have the kernel's half too.
     """
@@ -166,6 +167,7 @@ class PagedSpace(AddressSpace):
         self._page_shift = paging.levels[-1].shift
         self._page_mask = (1 << self._page_shift) - 1
         self._mask = (1 << paging.canonical_bits) - 1
+        self.entry_order = {"little": "<", "big": ">"}[paging.byte_order or self.byte_order]
 
     # -- translation
 
@@ -176,7 +178,7 @@ class PagedSpace(AddressSpace):
             size = self.paging.entry_size << self.paging.levels[level].bits
             data = self.physical.read(address, size)
             code = "Q" if self.paging.entry_size == 8 else "I"
-            table = Struct(f"{self._order}{size // self.paging.entry_size}{code}").unpack(data)
+            table = Struct(f"{self.entry_order}{size // self.paging.entry_size}{code}").unpack(data)
             self._tables[address] = table
             if len(self._tables) > MAX_TABLES:
                 self._tables.popitem(last=False)
@@ -256,6 +258,8 @@ class PagedSpace(AddressSpace):
         """True if the hardware would translate ``address`` at all, and for this space."""
         if self.limit is not None and address >= self.limit:
             return False
+        if self.paging.regions:
+            return address >> self.paging.canonical_bits in self.paging.regions
         if not self.paging.signed:
             return address >> self.paging.canonical_bits == 0
         top = address >> self.paging.canonical_bits - 1

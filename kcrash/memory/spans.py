@@ -71,8 +71,8 @@ class _Walk:
         if self.tables > MAX_TABLES:
             raise CorruptData(f"{self.space.name}: more page tables than any machine has")
         size = self.paging.entry_size << self.paging.levels[number].bits
-        order = "<" if self.space.byte_order == "little" else ">"
-        data = np.frombuffer(self.space.physical.read(address, size), f"{order}u{self.paging.entry_size}")
+        form = f"{self.space.entry_order}u{self.paging.entry_size}"
+        data = np.frombuffer(self.space.physical.read(address, size), form)
         return data.astype(np.uint64)
 
     def level(self, address: int, number: int, start: int, end: int) -> Iterator[Span]:

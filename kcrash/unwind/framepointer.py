@@ -68,6 +68,9 @@ def _record_in_regs(target: Target, regs: RegsLayout, frame_pointer: int, memory
 def _chain_row(target: Target, layout: FrameLayout, sp: int, memory: BlockReader) -> Row | None:
     """The rules of a frame that is left by its back chain (arch/s390/kernel/unwind_bc.c)."""
     try:
+        marked = _marked_regs(target, layout, sp, memory) if layout.marked else None
+        if marked is not None:
+            return entry_row(target, marked, memory)
         if memory.word(sp + layout.saved_fp):
             rules = {
                 target.sp: Rule(Kind.CFA),
@@ -77,7 +80,20 @@ def _chain_row(target: Target, layout: FrameLayout, sp: int, memory: BlockReader
             return Row(cfa, tuple(rules.items()), target.return_column, False, "fp")
     except MemoryFault:
         return None
-    return entry_row(target, sp + layout.chained, memory)
+    return END if layout.marked else entry_row(target, sp + layout.chained, memory)
+
+
+def _marked_regs(target: Target, layout: FrameLayout, sp: int, memory: BlockReader) -> int | None:
+    """The struct pt_regs in a frame that is marked as entry code's, None if it is not.
+
+    Words of an older frame may be left on the stack: the chain must go on to where the registers say
+    (show_stack(), arch/powerpc/kernel/process.c, trusts the mark alone).
+    """
+    if target.regs is None:
+        return None
+    own, caller = target.regs.fields[target.sp][0], memory.word(sp + layout.saved_fp)
+    places = (sp + place for at, place in layout.marked if memory.word(sp + at) in layout.marks)
+    return next((place for place in places if memory.word(place + own) == caller), None)
 
 
 def entry_row(target: Target, address: int, memory: BlockReader) -> Row | None:

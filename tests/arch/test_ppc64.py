@@ -1,0 +1,249 @@
+"""ppc64's page tables, written by hand from the Power ISA and asm/book3s/64, its layout and its frames."""
+
+from __future__ import annotations
+
+import struct
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kcrash.arch.base import Arch, Entry, EntryKind, LinearRange
+from kcrash.arch.ppc64 import DWARF, PPC64, PPC64LE, SIZES, Sizes, find_layout, make_paging, user_mode
+from kcrash.dump.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
+from kcrash.errors import FaultReason, KcrashError, MemoryFault
+from kcrash.memory.space import AddressSpace, PagedSpace
+from kcrash.unwind.codemap import CodeMap, Tables
+from kcrash.unwind.registers import Registers
+from kcrash.unwind.target import RegsLayout, target_for
+from kcrash.unwind.unwinder import Frame, Unwinder
+
+TOP = 0x8000_0000
+LINEAR = 0xC000_0000_0000_0000
+# Bits of a page and the lowest address bit that each level from the top resolves: radix-4k.h, radix-64k.h,
+# hash-4k.h and hash-64k.h; then the hash tables with 64 KiB pages of v4.7, which had three levels.
+FORMS = [
+    (SIZES[True, 12], (39, 30, 21, 12)),
+    (SIZES[True, 16], (39, 30, 21, 16)),
+    (SIZES[False, 12], (37, 28, 21, 12)),
+    (SIZES[False, 16], (44, 34, 24, 16)),
+    (Sizes(12, 0, 10, 8, 16), (34, 24, 16)),
+]
+PRESENT, PTE, INVALID = 1 << 63, 1 << 62, 1 << 61
+
+
+class Memory(AddressSpace):
+    """Memory of words: what was not written is zero; ``stored`` as integers of the memory's byte order."""
+
+    def __init__(self, byte_order: str = "little", name: str = "physical") -> None:
+        super().__init__(name, byte_order, 8)
+        self.stored: dict[int, int] = {}
+
+    def read(self, address: int, size: int) -> bytes:
+        if 0 < address < 4096:
+            raise MemoryFault(self.name, address, FaultReason.NOT_MAPPED)
+        first = address & -8
+        words = (self.stored.get(at, 0) for at in range(first, address + size, 8))
+        data = b"".join(struct.pack(f"{self._order}Q", word) for word in words)
+        return data[address - first :][:size]
+
+    def entry(self, address: int, value: int) -> None:
+        """An entry of a page table, the highest byte first whatever the order of the rest."""
+        self.stored[address] = int.from_bytes(value.to_bytes(8, "big"), self.byte_order)  # type: ignore[arg-type]
+
+
+def mapped(
+    sizes: Sizes, lowest: tuple[int, ...], address: int, leaf: int, depth: int, order: str, valid: int
+) -> PagedSpace:
+    """A space in which ``address`` is mapped: the entry ``leaf`` stands at level ``depth``."""
+    memory, table = Memory(order), TOP
+    ends = (sum(sizes), *lowest)
+    for number, low in enumerate(lowest[: depth + 1]):
+        following = 0x1F_FFFF_F000_0000 - (number + 1 << 20)
+        index = address >> low & (1 << ends[number] - low) - 1
+        memory.entry(table + 8 * index, leaf if number == depth else following | valid)
+        table = following
+    return PagedSpace("kernel", memory, make_paging(sizes, (LINEAR, address)), TOP)
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+@pytest.mark.parametrize("valid", [PRESENT | 9, 0], ids=["radix", "hash"])
+@pytest.mark.parametrize("sizes, lowest", FORMS)
+def test_a_page(sizes: Sizes, lowest: tuple[int, ...], valid: int, order: str) -> None:
+    bits, page = sum(sizes), 1 << sizes.page
+    address = LINEAR + (1 << bits - 1) + 0x1234_5678_9ABC % (1 << bits - 1)
+    physical = 0x1F_1234_5670_0000
+    leaf = physical | PRESENT | PTE | 0x18D | 7 << 53  # above the address: slots in the hash table
+    space = mapped(sizes, lowest, address, leaf, len(lowest) - 1, order, valid)
+    assert space.translate(address) == physical + address % page
+    assert [space.paging.levels[step.level].shift for step in space.walk(address)] == list(lowest)
+    with pytest.raises(MemoryFault):
+        space.translate(address ^ page)
+    assert not space.canonical(address - LINEAR), "a user's address"
+
+
+@pytest.mark.parametrize("sizes, lowest", FORMS)
+def test_a_large_page(sizes: Sizes, lowest: tuple[int, ...]) -> None:
+    depth, address = len(lowest) - 2, 0x12_3456_7890
+    physical = 3 << lowest[depth]
+    space = mapped(sizes, lowest, address, physical | PRESENT | PTE | 7, depth, "little", PRESENT)
+    assert space.translate(address) == physical + address % (1 << lowest[depth])
+
+
+def test_entries_that_are_not_present() -> None:
+    """pte_present(), pmd_present(), __swp_type() and __swp_offset() in asm/book3s/64/pgtable.h."""
+    paging = make_paging(SIZES[True, 12])
+    assert paging.decode(0x4567_8000 | PTE | INVALID | 7, 3) == Entry(EntryKind.LEAF, 0x4567_8000)
+    swapped = PTE | 0x1234 << 12 | 0x20 | 3
+    assert paging.decode(swapped, 3).kind is EntryKind.OTHER and paging.swap_entry is not None
+    assert paging.swap_entry(swapped) == (3, 0x1234)
+    assert paging.decode(0, 3).kind is paging.decode(0, 0).kind is EntryKind.ABSENT
+
+
+def test_tables_of_entries_are_as_single_ones() -> None:
+    paging = make_paging(SIZES[False, 16])
+    values = [0, 0x10000 | PRESENT | PTE, 0x20000 | PTE | INVALID, PTE | 5 << 16 | 3, 7 << 53, (1 << 64) - 1]
+    assert paging.decode_table is not None
+    present, physical = paging.decode_table(np.array(values, "u8"))
+    for number, value in enumerate(values):
+        entry = paging.decode(value, 3)
+        assert bool(present[number]) is (entry.kind is EntryKind.LEAF)
+        assert not present[number] or int(physical[number]) == entry.address
+
+
+def test_user_mode() -> None:
+    assert user_mode({"msr": 0x8000_0000_0000_D033}) and not user_mode({"msr": 0x8000_0000_0000_9033})
+    assert not user_mode({}) and not user_mode({"msr": 0, "nip": 0})
+
+
+# -- where the kernel is
+
+TABLE, LOG, MAP = LINEAR + 0x270_0000, LINEAR + 0x260_0000, LINEAR + 0x261_0000
+INFO = f"""OSRELEASE=6.12
+PAGESIZE=%d
+SYMBOL(swapper_pg_dir)={TABLE:x}
+SYMBOL(log_buf)={LOG:x}
+NUMBER(RADIX_MMU)=%d
+"""
+HASH = f"""SYMBOL(vmemmap_list)={LINEAR + 0x3000:x}
+SYMBOL(mmu_vmemmap_psize)={LINEAR + 0x4004:x}
+SYMBOL(mmu_psize_defs)={LINEAR + 0x5000:x}
+SIZE(mmu_psize_def)=72
+OFFSET(mmu_psize_def.shift)=4
+"""
+
+
+def probe(memory: Memory, text: str, symbols: dict[str, int] | None = None) -> Any:
+    """What find_layout() looks at, with 2 GiB of memory."""
+    dump = SimpleNamespace(path="dump", ranges=lambda: [SimpleNamespace(start=0, end=1 << 31)])
+    info: VmcoreInfo = parse_vmcoreinfo(text.encode())
+    link = (symbols or {}).get
+    return SimpleNamespace(dump=dump, vmcoreinfo=info, physical=memory, link_address=link, image_shift=None)
+
+
+@pytest.mark.parametrize("page_size", [4096, 65536])
+@pytest.mark.parametrize("radix", [0, 1])
+def test_form_of_the_tables_by_vmcoreinfo(page_size: int, radix: int) -> None:
+    memory = Memory()
+    memory.stored[LOG - LINEAR] = LINEAR + 0x1000
+    layout = find_layout(probe(memory, INFO % (page_size, radix)))
+    sizes = SIZES[bool(radix), page_size.bit_length() - 1]
+    assert [level.bits for level in layout.paging.levels] == list(sizes[:4])
+    assert layout.top_table == TABLE - LINEAR and layout.linear == (
+        LinearRange(LINEAR, LINEAR + (1 << 31), 0),
+    )
+
+
+def test_form_of_the_tables_by_the_kernels_variables() -> None:
+    memory, places = Memory(), {}
+    for number, (name, bits) in enumerate((("pgd", 12), ("pud", 0), ("pmd", 10), ("pte", 8))):
+        places[f"__{name}_index_size"] = MAP + 8 * number
+        memory.stored[MAP - LINEAR + 8 * number] = bits
+    layout = find_layout(probe(memory, "OSRELEASE=4.9\n" + INFO % (65536, 0), places))
+    assert [level.shift for level in layout.paging.levels] == [34, 24, 16]
+
+
+def test_a_pointer_tells_the_byte_order() -> None:
+    memory = Memory("big")
+    memory.stored[LOG - LINEAR] = int.from_bytes((LINEAR + 0x1000).to_bytes(8, "little"), "big")
+    with pytest.raises(KcrashError, match="memory is not big-endian"):
+        find_layout(probe(memory, INFO % (4096, 1)))
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_struct_pages_of_a_hash_kernel(order: str) -> None:
+    """Three pieces of 16 MiB, of which two go on physically; the list does not end."""
+    memory, start = Memory(order), 0xC00C_0000_0000_0000
+    upper, lower = (32, 0) if order == "little" else (0, 32)  # of the second 32 bits of a word, and the first
+    memory.stored |= {
+        0x3000: LINEAR + 0x3100,
+        0x4000: 4 << upper,
+        0x5000 + 4 * 72: 24 << upper | 1 << lower,
+        0x3100: LINEAR + 0x3200, 0x3108: 0x700_0000, 0x3110: start + 0x200_0000,
+        0x3200: LINEAR + 0x3300, 0x3208: 0x500_0000, 0x3210: start,
+        0x3300: LINEAR + 0x3100, 0x3308: 0x600_0000, 0x3310: start + 0x100_0000,
+    }  # fmt: skip
+    layout = find_layout(probe(memory, INFO % (4096, 0) + HASH))
+    assert layout.linear[1:] == (LinearRange(start, start + 0x300_0000, 0x500_0000),)
+
+
+# -- frames
+
+CODE, STACK, SIZE = LINEAR + 0x10_0000, LINEAR + 0x100_0000, 384
+REGS_FIELDS = {DWARF[f"r{n}"]: (8 * n, 8) for n in range(32)} | {
+    DWARF["nip"]: (256, 8), DWARF["msr"]: (264, 8), DWARF["link"]: (288, 8),
+}  # fmt: skip
+KERNEL_MSR, USER_MSR = 0x8000_0000_0000_9033, 0x8000_0000_0000_D033
+# STACK_INT_FRAME_MARKER, STACK_INT_FRAME_REGS and STACK_FRAME_REGS_MARKER of asm/ptrace.h: of both ABIs now,
+# and of all kernels before v6.2.
+MARKED = [(PPC64LE, 32, 48, 0x53474552), (PPC64, 96, 112, 0x52454753), (PPC64LE, 96, 112, 0x7265677368657265)]
+
+
+def frames(words: dict[int, int], arch: Arch, **registers: int) -> list[Frame]:
+    memory, code = Memory(arch.byte_order, "kernel"), CodeMap()
+    memory.stored = words
+    code.add(CODE, CODE + 0x2000, lambda: Tables(None, None))
+    target = target_for(arch, RegsLayout(SIZE, REGS_FIELDS))
+    start = Registers({DWARF[name]: value for name, value in registers.items()})
+    return list(Unwinder(target, code, memory).unwind(start, interrupted=False))
+
+
+@pytest.mark.parametrize("arch, mark, regs, marker", MARKED)
+def test_the_chain_of_frames_and_an_exception(arch: Arch, mark: int, regs: int, marker: int) -> None:
+    """Entry code's frame leads to the registers that it saved: of the kernel, then of user space."""
+    inner, outer = STACK + 0x200, STACK + 0x800
+    words = {
+        STACK + 0x100: inner, inner + 16: CODE + 0x500,
+        inner: STACK + 0x600, inner + mark: marker,
+        inner + regs + 8: STACK + 0x600, inner + regs + 256: CODE + 0x700, inner + regs + 264: KERNEL_MSR,
+        STACK + 0x600: outer, outer + 16: CODE + 0x900,
+        outer: 0x3FFF_F000, outer + mark: marker,
+        outer + regs + 8: 0x3FFF_F000, outer + regs + 256: 0x1000_1234, outer + regs + 264: USER_MSR,
+    }  # fmt: skip
+    found = frames(words, arch, nip=CODE + 0x100, r1=STACK + 0x100)
+    assert [frame.pc for frame in found] == [
+        CODE + 0x100, CODE + 0x500, CODE + 0x700, CODE + 0x900, 0x1000_1234,
+    ]  # fmt: skip
+    assert [frame.regs_address for frame in found if frame.regs_address] == [inner + regs, outer + regs]
+    assert not found[-1].note
+
+
+def test_a_marker_left_from_before_is_none() -> None:
+    """The frame's chain does not go where those registers say."""
+    inner = STACK + 0x200
+    words = {
+        STACK + 0x100: inner, inner + 16: CODE + 0x500,
+        inner: STACK + 0x400, inner + 32: 0x53474552, inner + 48 + 8: STACK + 0x700,
+        STACK + 0x400 + 16: CODE + 0x600,
+    }  # fmt: skip
+    found = frames(words, PPC64LE, nip=CODE + 0x100, r1=STACK + 0x100)
+    assert [frame.pc for frame in found] == [CODE + 0x100, CODE + 0x500, CODE + 0x600]
+    assert not found[-1].note, "a chain that ends with 0"
+
+
+def test_a_circle_of_frames_ends() -> None:
+    words = {STACK + 0x100: STACK + 0x200, STACK + 0x200: STACK + 0x100}
+    words |= {at + 16: CODE + 0x500 for at in words}
+    found = frames(words, PPC64LE, nip=CODE + 0x100, r1=STACK + 0x100)
+    assert len(found) < 5 and found[-1].note
