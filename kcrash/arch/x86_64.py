@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 START_KERNEL_MAP = 0xFFFFFFFF80000000
 MAX_KERNEL_IMAGE = 1 << 30
 PAGE_OFFSET_L4, PAGE_OFFSET_L5 = 0xFFFF888000000000, 0xFF11000000000000
+VMALLOC_L4, VMALLOC_L5 = 0xFFFFC90000000000, 0xFFA0000000000000  # unless vmalloc_base says otherwise
 VMEMMAP_L4, VMEMMAP_L5 = 0xFFFFEA0000000000, 0xFFD4000000000000  # unless vmemmap_base says otherwise
 PAGE_PRESENT, PAGE_PSE, PAGE_PROTNONE = 1, 1 << 7, 1 << 8
 PHYSICAL_MASK = 0x000FFFFFFFFFF000
@@ -157,7 +158,7 @@ def find_layout(probe: Any) -> KernelLayout:
     page_offset = _page_offset(probe, kaslr, phys_base, five_level)
     if page_offset is not None:
         linear = (*linear, LinearRange(page_offset, page_offset + _ram_end(probe), 0))
-    constants = {"VMEMMAP_START": VMEMMAP_L5 if five_level else VMEMMAP_L4}
+    constants = _constants(probe, kaslr, phys_base, five_level)
     if page_offset is not None:
         constants["PAGE_OFFSET"] = page_offset
     return KernelLayout(kaslr, phys_base, make_paging(five_level, encryption), top, linear, constants)
@@ -279,15 +280,33 @@ def _image_range(probe: Any, kaslr: int, phys_base: int) -> tuple[LinearRange, .
     return (LinearRange(start, end + kaslr, start - START_KERNEL_MAP + phys_base),)
 
 
+def _kernel_word(probe: Any, name: str, moved: int) -> int | None:
+    """A 64-bit variable; ``moved``: from where it was linked to its physical address."""
+    linked = probe.link_address(name)
+    data = None if linked is None else probe.physical.try_read(linked + moved, 8)
+    return int.from_bytes(data, "little") if data else None
+
+
+def _constants(probe: Any, kaslr: int, phys_base: int, five_level: bool) -> dict[str, int]:
+    """Where regions begin: variables with CONFIG_DYNAMIC_MEMORY_LAYOUT, else as mm.rst has it."""
+    moved = kaslr - START_KERNEL_MAP + phys_base
+    vmalloc = _kernel_word(probe, "vmalloc_base", moved) or (VMALLOC_L5 if five_level else VMALLOC_L4)
+    vmemmap = _kernel_word(probe, "vmemmap_base", moved) or (VMEMMAP_L5 if five_level else VMEMMAP_L4)
+    numbers = probe.vmcoreinfo.numbers if probe.vmcoreinfo is not None else {}
+    return {
+        "VMALLOC_START": vmalloc,
+        "VMEMMAP_START": vmemmap,
+        "START_KERNEL_map": START_KERNEL_MAP,
+        "MODULES_VADDR": START_KERNEL_MAP + numbers.get("KERNEL_IMAGE_SIZE", MAX_KERNEL_IMAGE),
+    }
+
+
 def _page_offset(probe: Any, kaslr: int, phys_base: int, five_level: bool) -> int | None:
     """Where all RAM is mapped: the kernel's own variable, else what the dump's headers say."""
     linked = probe.link_address("page_offset_base")
-    if linked is not None:
-        try:
-            data = probe.physical.read(linked + kaslr - START_KERNEL_MAP + phys_base, 8)
-            return int.from_bytes(data, "little")
-        except MemoryFault:
-            pass
+    value = _kernel_word(probe, "page_offset_base", kaslr - START_KERNEL_MAP + phys_base)
+    if value is not None:
+        return value
     for piece in probe.dump.info.virtual_ranges:
         base = piece.start - piece.physical
         if piece.start >> 47 and piece.start < START_KERNEL_MAP and base % (1 << 30) == 0:

@@ -17,21 +17,8 @@ if TYPE_CHECKING:
 #: Commands of crash that kcrash does not have yet: none of them is a symbol to be printed.
 NOT_YET = frozenset(
     (
-        *("bpf", "dev", "files", "fuser", "ipcs", "irq", "kmem", "mach", "map", "mount", "net", "pte"),
-        *(
-            "ptov",
-            "runq",
-            "rustfilt",
-            "s390dbf",
-            "sbitmapq",
-            "search",
-            "sig",
-            "swap",
-            "timer",
-            "vm",
-            "waitq",
-            "wr",
-        ),
+        *("bpf", "dev", "files", "fuser", "ipcs", "irq", "kmem", "map", "mount", "net", "ptov", "runq"),
+        *("rustfilt", "s390dbf", "sbitmapq", "search", "sig", "swap", "timer", "vm", "waitq", "wr"),
     )
 )
 

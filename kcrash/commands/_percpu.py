@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kcrash.commands.base import Context, cpus
 from kcrash.errors import CommandError, KcrashError
-from kcrash.linux.cpus import online_cpus, possible_cpus
+from kcrash.linux.cpus import is_per_cpu, online_cpus, possible_cpus
 
 if TYPE_CHECKING:
     from kcrash.session import Session
@@ -30,16 +30,6 @@ def cpus_of(context: Context, spec: str) -> list[int]:
     if not set(wanted) <= set(known):
         raise CommandError(f"invalid cpu specification: {spec}")
     return wanted
-
-
-def is_per_cpu(session: Session, name: str) -> bool:
-    """True if a symbol is a per-CPU variable of the kernel or of a module."""
-    symbol = session.symbols.symbol(name)
-    start = session.symbols.find_kernel("__per_cpu_start")
-    end = session.symbols.find_kernel("__per_cpu_end")
-    if symbol is None or start is None or end is None or symbol.type in "tTwWaA":
-        return False
-    return start <= symbol.address < end and not name.startswith("__per_cpu_")
 
 
 def per_cpu_hint(session: Session, name: str, error: KcrashError) -> KcrashError:

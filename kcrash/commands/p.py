@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from kcrash.commands._percpu import cpus_of, is_per_cpu, per_cpu_hint
+from kcrash.commands._percpu import cpus_of, per_cpu_hint
 from kcrash.commands._structs import formatter_of
 from kcrash.commands.base import RADIX, Address, Arguments, Context, Flag, Item, Raw, Record, command
 from kcrash.errors import CommandError, ExpressionError, MemoryFault
-from kcrash.linux.cpus import possible_cpus
+from kcrash.linux.cpus import is_per_cpu, possible_cpus
 from kcrash.types.ctext import declare
 from kcrash.types.model import VoidType
 from kcrash.values.expression import Scope, scope_of

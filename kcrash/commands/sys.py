@@ -24,6 +24,7 @@ from kcrash.linux.cpus import online_cpus, present_cpus
 from kcrash.linux.tasks import task_table
 from kcrash.output.clean import clean_cell
 from kcrash.output.items import Row
+from kcrash.output.sizes import size_text
 
 if TYPE_CHECKING:
     from kcrash.session import Session
@@ -171,15 +172,6 @@ def _memory(session: Session, data: dict[str, object]) -> str:
     size = system.memory_size(session)
     data["memory"] = size
     return size_text(size)
-
-
-UNITS = ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "KB"))
-
-
-def size_text(size: int) -> str:
-    """``767.4 MB``, ``64 GB``: one digit behind the point, none if it is 0."""
-    unit, name = next(((n, name) for n, name in UNITS if size >= n), UNITS[-1])
-    return f"{size / unit:.1f}".removesuffix(".0") + f" {name}"
 
 
 def _panic(session: Session, data: dict[str, object]) -> str | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kcrash.arch.base import EntryKind
 from kcrash.commands._addresses import parse_address
+from kcrash.commands._entry import pte_lines, swap_lines, swap_place
 from kcrash.commands.base import (
     Arguments,
     Context,
@@ -89,11 +90,10 @@ def _record(session: Session, task: Task | None, space: PagedSpace, address: int
     lines = [*_header(address, physical, task), *_walk_lines(session, space, steps, task)]
     if steps and steps[-1].entry.kind is EntryKind.LEAF:
         lines += _leaf_lines(session, space, steps[-1], data)
-    swap = _swap_place(session, space, steps[-1]) if steps else None
+    swap = _swap(session, space, steps[-1]) if steps else None
     if swap:
         data["swap"] = {"file": swap[0], "offset": swap[1]}
-        value = f"{steps[-1].value:x}"
-        lines += [f"{'PTE':^{len(value)}}  SWAP  OFFSET", f"{value}  {swap[0]}  {swap[1]}", ""]
+        lines += [*swap_lines(steps[-1].value, *swap), ""]
     vma = _find_vma(session, task, address)
     lines += _vma_lines(session, vma)
     if swap:
@@ -159,13 +159,11 @@ def _leaf_lines(session: Session, space: PagedSpace, step: Step, data: dict[str,
     flags = space.paging.flag_names(step.value)
     data["flags"] = flags
     size = _SIZES.get(level.shift) if step.level != len(space.paging.levels) - 1 else None
-    value, page = f"{step.value:x}", f"{step.entry.address:x}"
-    left, right = max(len(value), 3), max(len(page), 8)
+    page = f"{step.entry.address:x}"
     return [
         f"  PAGE: {page}" + (f"  ({size})" if size else _zero_page(session, step.entry.address)),
         "",
-        f"{'PTE':^{left}}  {'PHYSICAL':^{right}}  FLAGS",
-        f"{value:>{left}}  {page:>{right}}  ({'|'.join(flags)})",
+        *pte_lines(step.value, step.entry.address, flags),
         "",
     ]
 
@@ -179,23 +177,8 @@ def _zero_page(session: Session, physical: int) -> str:
         return ""
 
 
-def _swap_place(session: Session, space: PagedSpace, step: Step) -> tuple[str, int] | None:
-    """``(swap file, offset in pages)`` of an entry that refers to swap; None for any other one."""
-    from kcrash.linux.paths import file_path
-    from kcrash.linux.swap import swap
-
-    if step.entry.kind is not EntryKind.OTHER or space.paging.swap_entry is None:
-        return None
-    kind, offset = space.paging.swap_entry(step.value)
-    areas, word = swap(session), session.arch.word_bytes
-    if kind >= areas.limit:
-        return None
-    try:
-        area = session.memory.word(areas.table + kind * word)
-        file = session.memory.word(area + session.types.offset("struct swap_info_struct", "swap_file"))
-        return file_path(session, file).decode("utf-8", "replace"), offset
-    except KcrashError:
-        return f"swap area {kind}", offset
+def _swap(session: Session, space: PagedSpace, step: Step) -> tuple[str, int] | None:
+    return swap_place(session, space.paging, step.value) if step.entry.kind is EntryKind.OTHER else None
 
 
 def _find_vma(session: Session, task: Task | None, address: int) -> Vma | None:

@@ -51,3 +51,13 @@ def _known(session: Session, name: str) -> list[int]:
         return _mask(session, name)
     except MemoryFault:
         return [0]
+
+
+def is_per_cpu(session: Session, name: str) -> bool:
+    """True if a symbol is a per-CPU variable of the kernel or of a module."""
+    symbol = session.symbols.symbol(name)
+    start = session.symbols.find_kernel("__per_cpu_start")
+    end = session.symbols.find_kernel("__per_cpu_end")
+    if symbol is None or start is None or end is None or symbol.type in "tTwWaA":
+        return False
+    return start <= symbol.address < end and not name.startswith("__per_cpu_")

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from kcrash.commands.sys import size_text
+from kcrash.output.sizes import size_text
 from tests.commands.task_shell import data, run
 from tests.linux.synthetic import TaskKernel
 
