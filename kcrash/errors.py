@@ -66,9 +66,10 @@ class MemoryFault(KcrashError):
 class MissingType(KcrashError, LookupError):
     """No type of that name in this kernel."""
 
-    def __init__(self, name: str, detail: str = "") -> None:
+    def __init__(self, name: str, detail: str = "", kernel: str = "") -> None:
         self.name = name
-        super().__init__(f"no type named {name!r}" + (f": {detail}" if detail else " in this kernel"))
+        where = f" in kernel {kernel}" if kernel else ""
+        super().__init__(f"no type named {name!r}{where}" + (f": {detail}" if detail else ""))
 
     def __str__(self) -> str:
         return str(self.args[0])

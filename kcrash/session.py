@@ -252,7 +252,8 @@ class Session:
         symbol = self.symbols.symbol(name)
         type_ = self.types.variable(name, symbol.module if symbol else "")
         if type_ is None:
-            raise MissingType(name, "no source says what type this variable has: cast its address")
+            detail = "no source says what type this variable has: cast its address"
+            raise MissingType(name, detail, self.release_hint)
         return Value(self, type_, address)
 
     __getitem__ = variable
@@ -329,7 +330,7 @@ class Session:
         if address is None:
             raise MissingSymbol(name, self.release_hint)
         if type_ is None:
-            raise MissingType(name, "no source says what type this per-CPU variable has")
+            raise MissingType(name, "no source says what type this per-CPU variable has", self.release_hint)
         return Value(self, type_, address)
 
     @property

@@ -81,7 +81,8 @@ class Types:
                 if parser.peek():
                     raise parser.error(f"unexpected {parser.peek()!r}")
             except ExpressionError as error:
-                raise MissingType(text, "" if "no type named" in str(error) else str(error)) from None
+                detail = "" if "no type named" in str(error) else str(error)
+                raise MissingType(text, detail, self.kernel) from None
             self._parsed[text] = found
         return self._parsed[text]
 
@@ -110,7 +111,7 @@ class Types:
         if kind in ("struct", "union", "enum") and name.isidentifier():
             found = (source.find(kind, name) for source in self._quick)
             if all(type_ is None for type_ in found):
-                raise MissingType(text)
+                raise MissingType(text, kernel=self.kernel)
         return self.type(text)
 
     def offset(self, text: str, path: str) -> int:
@@ -166,7 +167,7 @@ class Types:
         if found is not None:
             return found[1]
         if default is None:
-            raise MissingSymbol(name)
+            raise MissingSymbol(name, self.kernel)
         return default
 
     def names(self, kind: str) -> Iterator[str]:

@@ -514,7 +514,7 @@ def _per_cpu(parser: _Parser, token: Token) -> Node:
     def evaluate(scope: Scope) -> Value:
         address = scope.per_cpu(name.text, _integer(cpu(scope))) if scope.per_cpu else None
         if address is None:
-            raise MissingSymbol(name.text)
+            raise MissingSymbol(name.text, scope.types.kernel)
         return Value(scope, scope.name(name.text).type_, address)
 
     return _located(token.column, evaluate)
@@ -815,7 +815,7 @@ def member(scope: Scope, value: Value, name: str) -> Value:
     if isinstance(plain, PointerType):
         value = dereferenced(scope, value)
     elif isinstance(plain, ArrayType):
-        raise MissingMember(str(value.type_), name)
+        raise MissingMember(str(value.type_), name, scope.types.kernel)
     elif isinstance(plain, CompoundType) and not plain.complete and value.address_ is not None:
         value = _like(value, scope.complete(plain), value.address_)
     return value.member_(name)
