@@ -161,6 +161,31 @@ LOONG64 = Architecture(
     capture=False,
 )
 
+# Under TCG there are none of the mitigations that the machine promises by itself.
+PPC64EL = Architecture(
+    name="ppc64el",
+    debian="ppc64el",
+    kernel="linux-image-powerpc64le",
+    qemu=(
+        "qemu-system-ppc64",
+        "-machine",
+        "pseries,x-vof=on,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken",
+        "-nic",
+        "none",
+    ),
+    console="hvc0",
+    gnu="powerpc64le-linux-gnu",
+    packages=(
+        "qemu-system-ppc",
+        "gcc-powerpc64le-linux-gnu",
+        "libc6-dev-ppc64el-cross",
+        "gdb-multiarch",
+    ),
+    cpu="power9",
+    memory=1280,
+    captured={name: CAPTURED[name] for name in ("zlib-d1", "zstd-d31")},
+)
+
 ROWS = (
     AMD64,
     ARM64,
@@ -168,5 +193,6 @@ ROWS = (
     S390X,
     RISCV64,
     LOONG64,
+    PPC64EL,
 )
 ARCHITECTURES = {row.name: row for row in ROWS}
