@@ -37,6 +37,8 @@ MACHINES = {
     "riscv64-sv48": ("riscv64", "6.12", "max,sv57=off"),
     "riscv64-sv39": ("riscv64", "6.12", "max,sv57=off,sv48=off"),
     "riscv64-7.2": ("riscv64", "7.2", ""),
+    "ppc64el": ("ppc64el", "6.12", ""),
+    "ppc64el-hash": ("ppc64el", "6.12", "power8"),
 }
 
 
@@ -77,13 +79,17 @@ class Lab:
             pytest.skip(f"{self.dumps.kernel.release} has no types in it: {error}")
 
     def for_drgn(self, form: str) -> Path:
-        """A form with VMCOREINFO in a note, without which drgn does not take it for a kernel's."""
+        """A form with VMCOREINFO in a note, without which drgn does not take it for a kernel's.
+
+        A copy says memory's byte order, too, by which drgn reads.
+        """
         dump, copy = self.dumps.forms[form], self.folder / f"{form}-info"
         if copy.exists() or any(note.name == "VMCOREINFO" for note in self.session.dump.info.notes):
             return copy if copy.exists() else dump
         assert self.session.vmcoreinfo is not None
         text = "".join(f"{name}={value}\n" for name, value in self.session.vmcoreinfo.items())
-        return with_vmcoreinfo(dump, text.encode(), copy)
+        order = ">" if self.dumps.kernel.arch.big_endian else "<"
+        return with_vmcoreinfo(dump, text.encode(), copy, order)
 
     def task(self, tid: int) -> Task:
         return task_table(self.session).by_pid[tid][0]

@@ -14,6 +14,9 @@ RISCV_NAMES = (
     "a0", "a1", "a2", "a3", "a4", "a5", "a6", "a7",
     "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "t3", "t4", "t5", "t6",
 )  # fmt: skip
+PPC64_SPECIAL = (
+    "pc", "msr", "orig_gpr3", "ctr", "link", "xer", "ccr", "softe", "trap", "dar", "dsisr", "result",
+)  # fmt: skip
 
 
 # -- the block of registers that bt ends with
@@ -41,10 +44,19 @@ def riscv64_block(thread: Thread, shown: str) -> None:
     assert values["cause"] == 8  # a system call
 
 
+def ppc64le_block(thread: Thread, shown: str) -> None:
+    assert "System Call [c00] exception frame:" in shown
+    block = re.findall(r"([A-Z0-9]+): +([0-9a-f]{16})", shown[shown.index(" R0: ") :])
+    values = {name: int(value, 16) for name, value in block}
+    assert [values[f"R{n}"] for n in range(32)] == [thread.registers.get(f"r{n}", 0) for n in range(32)]
+    assert (values["NIP"], values["LR"]) == (thread.registers["pc"], thread.registers["lr"])
+
+
 BLOCKS: dict[str, Callable[[Thread, str], None]] = {
     "arm64": arm64_block,
     "s390x": s390x_block,
     "riscv64": riscv64_block,
+    "ppc64le": ppc64le_block,
 }
 
 
@@ -100,6 +112,22 @@ def s390x_notes(thread: Thread, notes: dict[str, bytes]) -> None:
         assert len(notes["LINUX:0x309"]) == 128 and len(high) == 256
 
 
+def ppc64le_notes(thread: Thread, notes: dict[str, bytes]) -> None:
+    """Of a vector-scalar register the workload says the upper half first; above 31 they are the vectors."""
+    if thread.vector is not None and "FPREGSET" in notes:
+        whole = [struct.unpack("<2Q", thread.vector.v(n)) for n in range(64)]
+        state, vectors = notes["FPREGSET"], notes["LINUX:0x100"]
+        assert struct.unpack_from("<32Q", state) == tuple(upper for upper, _ in whole[:32]), thread.name
+        assert struct.unpack("<32Q", notes["LINUX:0x102"]) == tuple(lower for _, lower in whole[:32])
+        pairs = struct.unpack_from("<64Q", vectors)
+        assert list(zip(pairs[1::2], pairs[::2], strict=True)) == whole[32:], thread.name
+        control = {
+            "fpscr": int.from_bytes(state[256:], "little"),
+            "vrsave": int.from_bytes(vectors[528:], "little"),
+        }
+        assert control == thread.vector.control, thread.name
+
+
 # Of two threads the one that calls a function first looks it up, which leaves its traces in temporaries; a0
 # of a call is -ENOSYS, but its argument again where a signal is about to restart the call.
 RISCV_LOOSE = frozenset(("a0", "t0", "t1", "t2", "t3", "t4", "t5", "t6"))
@@ -114,5 +142,7 @@ CORES = {
         sp="r15",
         tls="a0",
     ),
+    "ppc64le": CoreForm((*(f"r{n}" for n in range(32)), *PPC64_SPECIAL), ppc64le_notes, sp="r1", tls="r13"),
     "riscv64": CoreForm(RISCV_NAMES, riscv64_notes, RISCV_LOOSE, tls="tp"),
 }
+CORES["ppc64el"] = CORES["ppc64le"]  # as Debian calls it

@@ -27,6 +27,8 @@ MACHINES = [
     ("arm64", "7.2", ""),
     ("s390x", "6.12", ""),
     ("riscv64", "6.12", ""),
+    ("ppc64el", "6.12", ""),
+    ("ppc64el", "6.12", "power8"),
 ]
 OWN = {"PRPSINFO", "SIGINFO", "LINUX:0x404", "LINUX:0x307"}
 SSBS = 1 << 12  # of arm64's pstate: whether stores may be bypassed

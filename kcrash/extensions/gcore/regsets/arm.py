@@ -6,8 +6,9 @@ import struct
 from typing import TYPE_CHECKING
 
 from kcrash.arch.base import Prstatus
-from kcrash.extensions.gcore.regsets.arm64 import fpsimd, is_compat, registers
+from kcrash.extensions.gcore.regsets.arm64 import fpsimd, registers
 from kcrash.extensions.gcore.regsets.base import Port, Regset, UserRegisters, register_port
+from kcrash.extensions.gcore.regsets.thread_state import is_compat
 
 if TYPE_CHECKING:
     from kcrash.extensions.gcore.process import Thread

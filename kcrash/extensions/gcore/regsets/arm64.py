@@ -10,6 +10,7 @@ from kcrash.extensions.gcore.regsets.base import Port, Regset, Unavailable, User
 from kcrash.extensions.gcore.regsets.thread_state import (
     TASK,
     cpu_note,
+    is_compat,
     member,
     must_be_saved,
     number,
@@ -17,7 +18,7 @@ from kcrash.extensions.gcore.regsets.thread_state import (
 )
 
 if TYPE_CHECKING:
-    from kcrash.extensions.gcore.process import Process, Thread
+    from kcrash.extensions.gcore.process import Thread
     from kcrash.session import Session
 
 EM_AARCH64 = 183
@@ -317,12 +318,6 @@ def guarded_stack(thread: Thread) -> bytes | None:
 
 
 # -- the port
-
-
-def is_compat(process: Process) -> bool:
-    """True for 32-bit programs, by the loader that started them."""
-    compat = process.session.symbols.find_kernel("compat_elf_format")
-    return compat is not None and process.mm.binfmt == compat
 
 
 register_port(

@@ -15,10 +15,10 @@ from kcrash.extensions.gcore.regsets.s390x import (
     NT_S390_LAST_BREAK,
     SYSTEM_CALL,
     TRAPS,
-    is_compat,
     last_break,
     raw_registers,
 )
+from kcrash.extensions.gcore.regsets.thread_state import is_compat
 
 if TYPE_CHECKING:
     from kcrash.extensions.gcore.process import Thread

@@ -9,6 +9,7 @@ from kcrash.arch.s390x import ACCESS, PRSTATUS
 from kcrash.extensions.gcore.regsets.base import Port, Regset, Unavailable, UserRegisters, register_port
 from kcrash.extensions.gcore.regsets.thread_state import (
     cpu_note,
+    is_compat,
     member,
     must_be_saved,
     number,
@@ -17,7 +18,7 @@ from kcrash.extensions.gcore.regsets.thread_state import (
 from kcrash.linux.stack import read_regs, user_regs_address
 
 if TYPE_CHECKING:
-    from kcrash.extensions.gcore.process import Process, Thread
+    from kcrash.extensions.gcore.process import Thread
 
 EM_S390 = 22
 NT_PRFPREG = 2
@@ -152,12 +153,6 @@ def instrumentation(thread: Thread) -> bytes | None:
 def _behind(thread: Thread, path: str, size: int) -> bytes | None:
     pointer = number(thread, path)
     return thread.session.memory.read(pointer, size) if pointer else None
-
-
-def is_compat(process: Process) -> bool:
-    """True for 31-bit programs, by the loader that started them."""
-    compat = process.session.symbols.find_kernel("compat_elf_format")
-    return compat is not None and process.mm.binfmt == compat
 
 
 SYSTEM_CALL = Regset("SYSTEM_CALL", "LINUX", NT_S390_SYSTEM_CALL, system_call)

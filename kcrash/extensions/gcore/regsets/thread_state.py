@@ -8,7 +8,7 @@ from kcrash.extensions.gcore.regsets.base import Unavailable
 from kcrash.linux.mm import auxiliary_vector, read_mm
 
 if TYPE_CHECKING:
-    from kcrash.extensions.gcore.process import Thread
+    from kcrash.extensions.gcore.process import Process, Thread
     from kcrash.session import Session
 
 AT_HWCAP, AT_HWCAP2 = 16, 26
@@ -53,3 +53,9 @@ def cpu_note(thread: Thread, name: str, kind: int) -> bytes:
     if not thread.stopped_in_user or thread.cpu is None or thread.cpu >= len(notes):
         must_be_saved(thread)
     return notes[thread.cpu or 0]
+
+
+def is_compat(process: Process) -> bool:
+    """True for a program of the narrower kind that the kernel runs too, by the loader that started it."""
+    compat = process.session.symbols.find_kernel("compat_elf_format")
+    return compat is not None and process.mm.binfmt == compat
