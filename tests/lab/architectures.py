@@ -27,7 +27,7 @@ class Architecture:
     ``compat``: the prefix of the binutils that build the 32-bit process, "" where there is none;
     ``qemu``: the program and the machine's options; ``cpu``: its -cpu unless told;
     ``memory``: MiB; ``console``: the device; ``capture``: whether a kexec'd kernel saves a dump,
-    ``broken_capture``: but of these versions;
+    ``broken_capture``: but of these versions; ``moving``: memory changes while it is saved (moving.py);
     ``captured``: the forms that makedumpfile writes there; ``host_forms``: whether this
     machine's makedumpfile makes more of them.
     """
@@ -47,6 +47,7 @@ class Architecture:
     memory: int = 768
     capture: bool = True
     broken_capture: tuple[str, ...] = ()
+    moving: bool = False
     captured: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     host_forms: bool = False
 
@@ -183,6 +184,7 @@ PPC64EL = Architecture(
     ),
     cpu="power9",
     memory=1280,
+    moving=True,
     captured={name: CAPTURED[name] for name in ("zlib-d1", "zstd-d31")},
 )
 

@@ -17,6 +17,7 @@ from tests.lab import kernels as kernels_
 from tests.lab.architectures import AMD64, ARCHITECTURES
 from tests.lab.boots import Boot
 from tests.lab.kernels import Kernel
+from tests.lab.moving import MovingBoot
 from tests.lab.qemu import Machine
 from tests.lab.toolbox import Toolbox, toolbox
 from tests.lab.truth import Truth, parse
@@ -84,7 +85,7 @@ class Dumps:
 def _boot(version: str, scale: int, cpu: str, arch: str) -> Boot:
     row = ARCHITECTURES[arch]
     machine = Machine(memory=SCALE_MEMORY if scale else row.memory, cpu=cpu or row.cpu, arch=row)
-    return Boot(kernels_.kernel(version, row), machine, scale)
+    return (MovingBoot if row.moving else Boot)(kernels_.kernel(version, row), machine, scale)
 
 
 def _wanted(names: Iterable[str] | None, scale: int) -> list[str]:
