@@ -184,9 +184,10 @@ def _likely(dump: Dump) -> list[Arch]:
     """The architectures that the container may be of, by what it says; none if it says nothing."""
     info = dump.info
     if info.machine is not None:
-        wanted = (info.machine, info.word_bits)
-        # Not by the byte order: QEMU labels the dumps of ppc64le big-endian.
-        fitting = [arch for arch in all_arches() if (arch.elf_machine, arch.word_bits) == wanted]
+        named = [arch for arch in all_arches() if arch.elf_machine == info.machine]
+        # Not by the byte order: QEMU labels the dumps of ppc64le big-endian. QEMU and kexec write those of
+        # 32-bit machines as 64-bit ELF files too.
+        fitting = [arch for arch in named if arch.word_bits == info.word_bits] or named
         return fitting or [find_arch(info.machine, info.byte_order, info.word_bits)]  # says what there is
     found = find_arch_by_machine(info.utsname.machine, info.byte_order)
     if found is not None:

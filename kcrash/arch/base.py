@@ -163,6 +163,8 @@ class FrameLayout:
     ``regs_tag``: bits that mark a frame pointer as the address of a struct
     pt_regs, 0 for none. Linux commit 946c191161ce ("x86/entry/unwind: Create stack
     frames for saved interrupt registers") in v4.10 sets bit 0 on x86_64.
+    ``regs_hidden``: a bit of such an address that the frame pointer lacks, 0 for none: on i386 since Linux
+    commit 5c99b692cfd6 ("x86/unwind: Use MSB for frame pointer encoding on 32-bit") in v4.14.
     ``regs_record``: the member of struct pt_regs that is a frame record itself, "" for none.
     ``regs_functions``: routines in whose frames a struct pt_regs lies at the stack pointer.
     ``leaf_fp``: where a function that leaves the return address in its register has saved the frame
@@ -178,6 +180,7 @@ class FrameLayout:
     return_address: int
     cfa: int | None
     regs_tag: int = 0
+    regs_hidden: int = 0
     regs_record: str = ""
     regs_functions: tuple[str, ...] = ()
     leaf_fp: int | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kcrash.arch.base import (
@@ -81,10 +81,22 @@ def make_paging(five_level: bool, encryption_mask: int = 0) -> Paging:
     ]  # fmt: skip
     if five_level:
         levels[:1] = [Level("PGD", 48, 9), Level("P4D", 39, 9)]
+    bits = 57 if five_level else 48
+    return paging_form(levels, bits, 1 << bits - 1, swap_entry, encryption_mask)
+
+
+def paging_form(
+    levels: Sequence[Level],
+    canonical_bits: int,
+    user_end: int,
+    swap: Callable[[int], tuple[int, int]],
+    encryption_mask: int = 0,
+) -> Paging:
+    """Tables with entries of 64 bits: those of x86_64, and PAE's. At the top none map pages."""
     last = len(levels) - 1
     masks = [PHYSICAL_MASK & ~encryption_mask & ~((1 << level.shift) - 1) for level in levels]
     table_mask = PHYSICAL_MASK & ~encryption_mask
-    leaf_levels = (last - 2, last - 1)
+    leaf_levels = range(max(last - 2, 1), last)
 
     def decode(value: int, level: int) -> Entry:
         if not value:
@@ -100,9 +112,9 @@ def make_paging(five_level: bool, encryption_mask: int = 0) -> Paging:
         mapped = present | ((values & PAGE_PROTNONE) != 0)
         return mapped, (values ^ (present.astype("u8") - 1)) & masks[last]  # hidden ones are inverted
 
-    bits = 57 if five_level else 48
-    end = 1 << bits - 1
-    return Paging(tuple(levels), 8, decode, bits, end, flag_names, decode_table, swap_entry)
+    return Paging(
+        tuple(levels), 8, decode, canonical_bits, user_end, flag_names, decode_table, swap
+    )  # fmt: skip
 
 
 def flag_names(value: int) -> list[str]:
@@ -226,7 +238,7 @@ def _from_cpu_registers(probe: Any) -> tuple[int, int, bool, int | None, int] | 
     The IDT is reached through a fixed alias (cpu_entry_area), so its *physical*
     address tells phys_base, and the handler of vector 0 tells KASLR.
     """
-    linked_idt, linked_handler = probe.link_address("idt_table"), _divide_handler(probe)
+    linked_idt, linked_handler = probe.link_address("idt_table"), divide_handler(probe)
     if linked_idt is None or linked_handler is None:
         return None
     found = (_from_cpu(probe, cpu, linked_idt, linked_handler) for cpu in system_registers(probe.dump.info))
@@ -251,7 +263,7 @@ def _from_cpu(
     return kaslr, phys_base, five_level, top, 0
 
 
-def _divide_handler(probe: Any) -> int | None:
+def divide_handler(probe: Any) -> int | None:
     for name in ("asm_exc_divide_error", "divide_error"):
         address = probe.link_address(name)
         if address is not None:
@@ -435,12 +447,12 @@ def saved_registers(registers: Mapping[str, int], end: int) -> bool:
 # -- code (Intel SDM volume 2: CALL rel32, PUSH r64)
 
 
-def call_target(memory: Memory, address: int) -> int | None:
-    """Where the direct call that ends at ``address`` goes. Raises MemoryFault."""
+def call_target(memory: Memory, address: int, mask: int = (1 << 64) - 1) -> int | None:
+    """Where the direct call that ends at ``address`` goes; ``mask``: of an address. Raises MemoryFault."""
     code = memory.read(address - 5, 5)
     if code[0] != 0xE8:
         return None
-    return address + int.from_bytes(code[1:], "little", signed=True) & (1 << 64) - 1
+    return address + int.from_bytes(code[1:], "little", signed=True) & mask
 
 
 # What a function may begin with before it pushes registers: endbr64, the call of __fentry__ or of a
@@ -449,16 +461,23 @@ def call_target(memory: Memory, address: int) -> int | None:
 _ENTRY_CODE = (
     b"\xf3\x0f\x1e\xfa", b"\x0f\x1f\x44\x00\x00", b"\x66\x66\x66\x66\x90", b"\x48\x89\xe5"
 )  # fmt: skip
+# The CPU's numbering of registers to DWARF's.
+_NUMBERS = (0, 2, 1, 3, 7, 6, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15)
 
 
-def pushed_registers(code: bytes) -> list[int]:
-    """DWARF numbers of the registers that the code at a function's start pushes, in order."""
+def pushed_registers(
+    code: bytes, entry_code: Sequence[bytes] = _ENTRY_CODE, numbers: Sequence[int] = _NUMBERS
+) -> list[int]:
+    """DWARF numbers of the registers that the code at a function's start pushes, in order.
+
+    ``entry_code``: what may stand between; ``numbers``: of the registers, by the CPU's; 8 of them where there
+    are no REX prefixes.
+    """
     found: list[int] = []
-    numbers = (0, 2, 1, 3, 7, 6, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15)  # the CPU's numbering to DWARF's
     at = 0
     while at < len(code):
-        known = next((len(entry) for entry in _ENTRY_CODE if code.startswith(entry, at)), 0)
-        extended = code[at] == 0x41
+        known = next((len(entry) for entry in entry_code if code.startswith(entry, at)), 0)
+        extended = code[at] == 0x41 and len(numbers) > 8
         opcode = code[at + extended : at + extended + 1]
         if known:
             at += known

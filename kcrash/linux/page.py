@@ -35,7 +35,18 @@ def _vmemmap(session: Session) -> int | None:
     symbol = session.symbols.find_kernel("vmemmap_base")
     if symbol is not None:
         return session.memory.word(symbol)
-    return session.layout.constants.get("VMEMMAP_START")
+    start = session.layout.constants.get("VMEMMAP_START")
+    return _mem_map(session) if start is None else start
+
+
+def _mem_map(session: Session) -> int | None:
+    """FLATMEM's array, which begins with the first frame of memory, as if it began with frame 0."""
+    symbol = session.symbols.find_kernel("mem_map")
+    start = session.memory.word(symbol) if symbol is not None else 0
+    if not start or not session.types.has("struct page"):
+        return None
+    first = session.layout.constants.get("PHYS_OFFSET", 0) >> session.arch.page_shift
+    return start - first * session.types.size("struct page")
 
 
 def pfn_to_page(session: Session, pfn: int) -> int:
@@ -43,7 +54,7 @@ def pfn_to_page(session: Session, pfn: int) -> int:
     base = vmemmap(session)
     if base is None:
         raise MemoryFault("physical", pfn << session.arch.page_shift, FaultReason.NOT_MAPPED, "no mem_map")
-    return base + pfn * session.types.size("struct page")
+    return base + pfn * session.types.size("struct page") & session.word_mask
 
 
 def page_to_pfn(session: Session, page: int) -> int | None:

@@ -27,6 +27,8 @@ def frame_row(target: Target, frame_pointer: int, memory: BlockReader) -> Row | 
     layout = target.frame
     if layout.regs_tag and frame_pointer & layout.regs_tag:
         return None if target.regs is None else saved_regs_row(target, target.regs, frame_pointer)
+    if layout.regs_hidden and frame_pointer and not frame_pointer & layout.regs_hidden:
+        return entry_row(target, frame_pointer | layout.regs_hidden, memory)
     if layout.chained:
         return _chain_row(target, layout, frame_pointer, memory)
     if frame_pointer == 0 and layout.cfa is None:

@@ -39,6 +39,10 @@ MACHINES = {
     "riscv64-7.2": ("riscv64", "7.2", ""),
     "ppc64el": ("ppc64el", "6.12", ""),
     "ppc64el-hash": ("ppc64el", "6.12", "power8"),
+    "i386": ("i386", "6.1", ""),
+    "i386-pae": ("i386-pae", "6.1", ""),
+    "armhf": ("armhf", "6.12", ""),
+    "armhf-lpae": ("armhf-lpae", "6.12", ""),
 }
 
 

@@ -52,11 +52,28 @@ def ppc64le_block(thread: Thread, shown: str) -> None:
     assert (values["NIP"], values["LR"]) == (thread.registers["pc"], thread.registers["lr"])
 
 
+def arm_block(thread: Thread, shown: str) -> None:
+    block = re.findall(r"(\w+) *: (?:\[<)?([0-9a-f]{8})", shown[shown.index("pc : ") :])
+    names = {"ip": "r12", "fp": "r11"}
+    values = {names.get(name, name): int(value, 16) for name, value in block}
+    assert values.pop("psr") & 0xF0000000 == thread.registers["nzcv"]
+    assert values == {name: thread.registers[name] for name in values} and len(values) == 16
+
+
+def i386_block(thread: Thread, shown: str) -> None:
+    block = re.findall(r"([A-Z]+): +([0-9a-f]+)", shown[shown.index("EAX: ") :])
+    values = {name.lower(): int(value, 16) for name, value in block}
+    values["orig_eax"] = values.pop("err")
+    assert {name: values[name] for name in thread.registers} == thread.registers
+
+
 BLOCKS: dict[str, Callable[[Thread, str], None]] = {
     "arm64": arm64_block,
     "s390x": s390x_block,
     "riscv64": riscv64_block,
     "ppc64le": ppc64le_block,
+    "arm": arm_block,
+    "i386": i386_block,
 }
 
 

@@ -188,6 +188,35 @@ PPC64EL = Architecture(
     captured={name: CAPTURED[name] for name in ("zlib-d1", "zstd-d31")},
 )
 
+# Debian's name of the libraries' folder is not that of the compiler. More memory than the kernel maps.
+I386 = Architecture(
+    name="i386",
+    debian="i386",
+    kernel="linux-image-686",
+    qemu=("qemu-system-i386", "-device", "vmcoreinfo"),
+    console="ttyS0",
+    gnu="i686-linux-gnu",
+    packages=("gcc-i686-linux-gnu", "libc6-dev-i386-cross", "gdb-multiarch"),
+    flags=("-msse2", "-Wl,-rpath,/lib/i686-linux-gnu"),
+    memory=1024,
+    capture=False,
+)
+
+# Short descriptors have no addresses for what the machine keeps above 4 GiB.
+ARMHF = Architecture(
+    name="armhf",
+    debian="armhf",
+    kernel="linux-image-armmp",
+    qemu=("qemu-system-arm", "-machine", "virt,highmem=off", "-nic", "none", "-device", "vmcoreinfo"),
+    console="ttyAMA0",
+    gnu="arm-linux-gnueabihf",
+    packages=("qemu-system-arm", "gcc-arm-linux-gnueabihf", "libc6-dev-armhf-cross", "gdb-multiarch"),
+    flags=("-marm",),
+    cpu="cortex-a15",
+    memory=1024,
+    capture=False,
+)
+
 ROWS = (
     AMD64,
     ARM64,
@@ -196,5 +225,14 @@ ROWS = (
     RISCV64,
     LOONG64,
     PPC64EL,
+    I386,
+    replace(I386, name="i386-pae", kernel="linux-image-686-pae"),
+    ARMHF,
+    replace(
+        ARMHF,
+        name="armhf-lpae",
+        kernel="linux-image-armmp-lpae",
+        qemu=("qemu-system-arm", "-machine", "virt", "-nic", "none", "-device", "vmcoreinfo"),
+    ),
 )
 ARCHITECTURES = {row.name: row for row in ROWS}
