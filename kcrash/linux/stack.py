@@ -17,6 +17,7 @@ from kcrash.arch.base import StackRange
 from kcrash.errors import KcrashError, MemoryFault
 from kcrash.linux.cpu_registers import cpu_registers
 from kcrash.linux.cpus import possible_cpus
+from kcrash.linux.exidx import kernel_exidx, module_exidx
 from kcrash.linux.modules import Module, modules
 from kcrash.linux.tasks import Task, task_table
 from kcrash.unwind.cfi import CfiTable
@@ -102,13 +103,15 @@ def _make_unwinder(session: Session) -> Unwinder:
     for module in modules(session):
         for region in module.regions:
             if region.name in ("core", "text", "init_text") and region.size:
-                code.add(region.start, region.start + region.size, partial(_module_tables, session, module))
+                end = region.start + region.size
+                code.add(region.start, end, partial(_module_tables, session, module, region.start, end))
     return Unwinder(
         unwind_target(session),
         code,
         session.memory,
         stack_of=lambda address: stack_at(session, address),
         function_start=lambda address: _function_start(session, address),
+        user_regs=lambda address: _user_regs_on_stack(session, address),
     )
 
 
@@ -134,7 +137,7 @@ def _read_kernel_tables(session: Session) -> Tables:
     cfi = None
     if frames is not None:
         cfi = CfiTable(frames.data, target, file=frames.file, bias=session.layout.kaslr)
-    return Tables(cfi, _kernel_orc(session, target))
+    return Tables(cfi, _kernel_orc(session, target) or kernel_exidx(session, target))
 
 
 def _kernel_orc(session: Session, target: Target) -> OrcTable | None:
@@ -156,12 +159,12 @@ def _orc_members(session: Session) -> dict[str, int]:
     return {member.name: member.bit_size or member.type.size * 8 for member in members}
 
 
-def _module_tables(session: Session, module: Module) -> Tables:
-    """CFI of the module's debuginfo, if that is in use, and its ORC."""
+def _module_tables(session: Session, module: Module, start: int, end: int) -> Tables:
+    """CFI of the module's debuginfo, if that is in use, and the kernel's own tables of its code."""
     debug, target = session.module_debug.get(module.name), unwind_target(session)
     frames = debug.dwarf.info.sections[".debug_frame"] if debug else b""
     cfi = CfiTable(frames, target, file=debug.path) if debug and len(frames) else None
-    return Tables(cfi, _module_orc(session, module))
+    return Tables(cfi, _module_orc(session, module) or module_exidx(session, start, end, target))
 
 
 def _module_orc(session: Session, module: Module) -> OrcTable | None:
@@ -267,6 +270,15 @@ def user_regs_address(session: Session, task: Task) -> int:
     """Where the entry code left the registers of user space: task_pt_regs()."""
     size = session.types.size("struct pt_regs")
     return task.stack + thread_size(session) - session.arch.task_stack_padding(session.symbols) - size
+
+
+def _user_regs_on_stack(session: Session, address: int) -> int | None:
+    """user_regs_address() of the task on whose stack an address lies, None if it is no task's."""
+    stack = stack_at(session, address)
+    if stack is None or stack.cpu is not None:
+        return None
+    padding = session.arch.task_stack_padding(session.symbols)
+    return stack.high - padding - session.types.size("struct pt_regs")
 
 
 def start_registers(session: Session, task: Task) -> tuple[Registers, bool]:

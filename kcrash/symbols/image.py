@@ -55,6 +55,7 @@ _BRACKETS = {
     ".orc_unwind_ip": ("__start_orc_unwind_ip", "__stop_orc_unwind_ip"),
     ".orc_unwind": ("__start_orc_unwind", "__stop_orc_unwind"),
     ".orc_header": ("__start_orc_header", "__stop_orc_header"),
+    ".ARM.unwind_idx": ("__start_unwind_idx", "__stop_unwind_idx"),
 }
 
 

@@ -26,7 +26,10 @@ class SwitchingTable(RowTable, Protocol):
 
 @dataclass(slots=True)
 class Tables:
-    """The tables of one piece of code; both None for code that has none (BPF, trampolines)."""
+    """The tables of one piece of code; both None for code that has none (BPF, trampolines).
+
+    ``orc``: the kernel's own, which are ORC or ARM's index (kcrash.unwind.exidx).
+    """
 
     cfi: RowTable | None = None
     orc: SwitchingTable | None = None

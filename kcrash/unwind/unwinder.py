@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from kcrash.errors import BadFormat, MemoryFault
 from kcrash.unwind.codemap import CodeMap, RowTable, Tables
+from kcrash.unwind.exidx import UNTOLD
 from kcrash.unwind.expression import Unknown
 from kcrash.unwind.framepointer import call_row, entry_row, frame_row, leaf_row, null_call_row
 from kcrash.unwind.memory import BlockReader
@@ -25,6 +26,7 @@ MAX_FRAMES = 1024
 MAX_MEMO = 65_536
 MAX_CALL_WORDS = 1024  # searched for the call of a function; kernels are built with -Wframe-larger-than=2048
 MAX_PROLOGUE = 64
+MAX_ARGUMENTS = 2  # words of a system call's arguments that entry code pushes (arm)
 
 
 class Frame(NamedTuple):
@@ -33,11 +35,12 @@ class Frame(NamedTuple):
     ``pc``: None if unknown; ``cfa``: the canonical frame address (on x86_64 the
     stack pointer before the call), None if nothing tells it; ``registers``: as
     they were in this frame; ``method``: how the step to this frame was made:
-    "start", "cfi", "orc", "call" (no table; found by the call), "fp" or "regs" (out of
+    "start", "cfi", "orc", "exidx", "call" (no table; found by the call), "fp" or "regs" (out of
     a saved struct pt_regs);
     ``interrupted``: ``pc`` is where the frame was interrupted, not a return
     address; ``regs_address``: of the pt_regs that ``registers`` came from;
-    ``note``: why the trace ends here, "" if it goes on or has come to its proper end.
+    ``note``: why the trace ends here, "" if it goes on or has come to its proper end;
+    ``exact``: ``pc`` is no return address, but an entry routine that returned to its very start.
     """
 
     level: int
@@ -48,6 +51,7 @@ class Frame(NamedTuple):
     interrupted: bool
     regs_address: int | None
     note: str
+    exact: bool = False
 
     @property
     def lookup_pc(self) -> int | None:
@@ -56,7 +60,7 @@ class Frame(NamedTuple):
         A return address may lie behind the end of the function that called, if
         the callee does not return.
         """
-        return self.pc if self.pc is None or self.interrupted else self.pc - 1
+        return self.pc if self.pc is None or self.interrupted or self.exact else self.pc - 1
 
 
 class _Step(NamedTuple):
@@ -76,7 +80,8 @@ class Unwinder:
     addresses of one stack, None for no stack (without it, addresses within one
     16 KiB block are of one stack); ``fix_return(address, slot)``: the true return
     address where a tracer has replaced the one at ``slot``; ``function_start(pc)``:
-    where the function around a pc begins, None if nothing tells.
+    where the function around a pc begins, None if nothing tells; ``user_regs(address)``: where the
+    registers of user space are on the stack of an address, None where that is not known.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class Unwinder:
         stack_of: Callable[[int], Hashable] | None = None,
         fix_return: Callable[[int, int], int] | None = None,
         function_start: Callable[[int], int | None] | None = None,
+        user_regs: Callable[[int], int | None] | None = None,
     ) -> None:
         self.target = target
         self.code = code
@@ -95,6 +101,7 @@ class Unwinder:
         self._stack_of = stack_of
         self._fix_return = fix_return
         self._function_start = function_start
+        self._user_regs = user_regs
         self._memo: dict[tuple[int, bool], tuple[Row | None, str]] = {}
 
     # -- frames
@@ -121,7 +128,8 @@ class Unwinder:
             if step.caller is not None and not note and level + 1 == limit:
                 note = f"stopped after {limit} frames"
             pc = registers.get(self.target.pc)
-            yield Frame(level, pc, step.cfa, registers, method, interrupted, regs_address, note)
+            exact = not interrupted and any(pc == low for low, _high in self.target.regs_code)
+            yield Frame(level, pc, step.cfa, registers, method, interrupted, regs_address, note, exact)
             if note or step.caller is None or step.row is None:
                 return
             row = step.row
@@ -148,7 +156,10 @@ class Unwinder:
             return _Step(None, note="the pc is not known")
         if method in ("start", "regs") and self.target.user_mode(registers):
             return _Step(None)
-        row, note = self._row(pc, interrupted, method, prefer_orc)
+        entry = None if interrupted else self._entry_row(pc, registers, memory)
+        row, note = (entry, "") if entry else self._row(pc, interrupted, method, prefer_orc)
+        if interrupted and row is UNTOLD and self._returns_to_code(registers, memory):
+            row = null_call_row(self.target)
         try:
             step = self._apply(row, registers, memory) if row is not None else _Step(None, note=note)
             if row is not None and (step.cfa is not None or row.cfa is None):
@@ -200,17 +211,20 @@ class Unwinder:
         order = (orc, cfi) if orc_first else (cfi, orc)
         return [table for table in order if table is not None]
 
+    def _entry_row(self, pc: int, registers: Registers, memory: BlockReader) -> Row | None:
+        """The rules of entry code: a struct pt_regs lies at the stack pointer, or behind arguments."""
+        sp = registers.get(self.target.sp)
+        if sp is None or not any(low <= pc < high for low, high in self.target.regs_code):
+            return None
+        own = self._user_regs(sp) if self._user_regs is not None else None
+        near = own is not None and 0 <= own - sp <= MAX_ARGUMENTS * self.target.word_bytes
+        return entry_row(self.target, own if near and own is not None else sp, memory)
+
     def _fallback(
         self, pc: int, registers: Registers, interrupted: bool, memory: BlockReader, note: str
     ) -> tuple[Row | None, str]:
         """Where no table says anything: a call into nowhere, a call that proves itself, frame pointers."""
         in_code, sp = pc in self.code, registers.get(self.target.sp)
-        if (
-            sp is not None
-            and not interrupted
-            and any(low <= pc < high for low, high in self.target.regs_code)
-        ):
-            return entry_row(self.target, sp, memory), note
         if not in_code and not interrupted:
             return None, f"{pc:#x} is not in kernel code"
         if not in_code and self._returns_to_code(registers, memory):
@@ -302,6 +316,8 @@ class Unwinder:
         return_address = found.values.get(row.return_column)
         if return_address is None:
             return _Step(cfa, note=self._no_caller(row, found))
+        if not return_address and not target.null_call:
+            return _Step(cfa)  # the link register of what nothing has called (__mmap_switched of arm)
         caller = self._caller(row, found, return_address)
         if self._goes_back(row, registers, caller):
             return _Step(cfa, note="the caller's stack pointer is not above this frame's")
