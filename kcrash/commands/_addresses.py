@@ -41,7 +41,7 @@ def parse_address(session: Session, text: str) -> int:
 
 def evaluate(session: Session, text: str) -> int:
     """The value of a C expression as an address."""
-    from kcrash.values.expression import evaluate as expression
+    from kcrash.values.scope import evaluate as expression
 
     return int(expression(session, text)) & session.word_mask
 

@@ -19,7 +19,6 @@ from kcrash.types.ctext import declare
 from kcrash.types.definition import Line, definition
 from kcrash.types.model import CompoundType, FunctionType, Member, PointerType, Type, TypedefType
 from kcrash.types.namespace import Types
-from kcrash.values.expression import Scope, scope_of
 from kcrash.values.format import (
     Decoder,
     Formatter,
@@ -31,6 +30,7 @@ from kcrash.values.format import (
     select,
 )
 from kcrash.values.names import AddressNames
+from kcrash.values.scope import Scope, scope_of
 
 MAX_SIZE = 64 << 20
 MAX_POINTED = 1 << 20  # bytes of what a pointer points to that -p prints

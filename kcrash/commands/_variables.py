@@ -13,8 +13,8 @@ from kcrash.errors import KcrashError
 from kcrash.linux.locals import FunctionFrame, Local, frame_functions
 from kcrash.output import Address
 from kcrash.unwind.unwinder import Frame
-from kcrash.values.expression import Scope, scope_of
 from kcrash.values.format import Decoder, Formatter
+from kcrash.values.scope import Scope, scope_of
 
 INDENT = "    "
 

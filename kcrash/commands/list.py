@@ -24,7 +24,7 @@ from kcrash.commands.base import (
 )
 from kcrash.errors import CommandError, CorruptData, MemoryFault
 from kcrash.session import Session
-from kcrash.values.expression import scope_of
+from kcrash.values.scope import scope_of
 
 MAX_ENTRIES = 1 << 24
 LOW = 1 << 16  # a number below this is an offset, not an address

@@ -13,8 +13,8 @@ from kcrash.errors import CommandError, ExpressionError, MemoryFault
 from kcrash.linux.cpus import is_per_cpu, possible_cpus
 from kcrash.types.ctext import declare
 from kcrash.types.model import VoidType
-from kcrash.values.expression import Scope, scope_of
 from kcrash.values.format import Decoder
+from kcrash.values.scope import Scope, scope_of
 from kcrash.values.unknown import UnknownType
 from kcrash.values.value import Value
 

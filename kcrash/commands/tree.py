@@ -33,7 +33,7 @@ from kcrash.linux.trees import (
     xarray_head,
 )
 from kcrash.session import Session
-from kcrash.values.expression import scope_of
+from kcrash.values.scope import scope_of
 
 TYPES = ("rbtree", "xarray", "radix", "maple")
 NAMES = {"rbtree": "red-black trees", "xarray": "Xarrays", "radix": "radix trees", "maple": "maple trees"}

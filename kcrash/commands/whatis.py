@@ -42,7 +42,7 @@ from kcrash.types.model import (
     TypedefType,
 )
 from kcrash.types.namespace import Types
-from kcrash.values.expression import Scope, scope_of
+from kcrash.values.scope import Scope, scope_of
 from kcrash.values.unknown import UnknownType
 
 MAX_DEPTH = 16

@@ -27,7 +27,8 @@ pytestmark = pytest.mark.lab
 OPERANDS = {
     "*": "list_head modules", "alias": "pl ps -l", "ascii": "61", "btop": "12345", "dis": "schedule",
     "eval": "5*3", "foreach": "{pid} ps", "gcore": "-o {file} {pid}",
-    "list": "task_struct.tasks -h {task}", "mod": "", "p": "init_task.pid", "ptob": "1", "pte": "8000000012345867",
+    "list": "task_struct.tasks -h {task}", "mod": "", "p": "init_task.pid", "ptob": "1",
+    "pte": "8000000012345867",
     "rd": "init_task 4", "repeat": "-1 ps", "search": "-k 1234", "struct": "task_struct",
     "sym": "schedule", "tree": "-t rbtree vmap_area_root", "union": "sigval", "vtop": "init_task",
     "whatis": "task_struct",

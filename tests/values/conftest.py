@@ -17,7 +17,7 @@ from kcrash.symbols.elffile import ElfFile
 from kcrash.symbols.table import ElfSymbols, Symbols
 from kcrash.types.dwarf import DwarfSource
 from kcrash.types.namespace import Types
-from kcrash.values.expression import Scope
+from kcrash.values.scope import Scope
 
 SOURCE = Path(__file__).with_name("sample.c")
 # As crash sets gdb up.
