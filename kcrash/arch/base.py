@@ -243,6 +243,8 @@ class Arch:
     stopped for a dump and return addresses are pushed: the frames below belong to the dying, and a
     note's registers are those of the frames above. ``code_pointer``: for a layout, what takes the
     authentication code out of a return address; None where there is none.
+    ``frame_made``: whether a function's code, from its start on, has made the function's frame: until then
+    the caller's is the last of ``chained`` ones.
     ``ftrace_nop``: what stands at the start of a traceable function while nothing traces it.
     ``assembly``: mnemonic and operands of an instruction of capstone's as GNU's disassembler writes them.
     ``user_paging``: the form of a process's tables, by physical memory and the top table there.
@@ -278,6 +280,7 @@ class Arch:
     code_pointer: Callable[[KernelLayout], Callable[[int], int]] | None = None
     user_paging: Callable[[KernelLayout, Memory, int], Paging] = lambda layout, physical, top: layout.paging
     call_code: CallCode | None = None
+    frame_made: Callable[[bytes], bool] | None = None
     ftrace_nop: bytes = b""
     assembly: Callable[[Any], tuple[str, str]] = lambda found: (found.mnemonic, found.op_str)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from kcrash.arch.base import (
     Arch,
@@ -34,6 +34,8 @@ from kcrash.errors import KcrashError, MemoryFault
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+Order = Literal["little", "big"]
 
 PAGE_OFFSET = 0xC000000000000000
 # Of an entry: valid; maps memory; not valid for a moment only (_PAGE_PRESENT, _PAGE_PTE, _PAGE_INVALID).
@@ -299,7 +301,7 @@ def _backing_size(found: _Variables) -> int:
 # -- tasks and stacks
 
 
-def _switched_out(order: str) -> Callable[[TypeLookup, SymbolLookup, Memory, int], dict[int, int]]:
+def _switched_out(order: Order) -> Callable[[TypeLookup, SymbolLookup, Memory, int], dict[int, int]]:
     def switched_out(types: TypeLookup, symbols: SymbolLookup, memory: Memory, task: int) -> dict[int, int]:
         """Registers of a task that is not on a CPU: _switch() leaves them in a frame at thread.ksp.
 
@@ -307,7 +309,7 @@ def _switched_out(order: str) -> Callable[[TypeLookup, SymbolLookup, Memory, int
         """
 
         def word(address: int) -> int:
-            return int.from_bytes(memory.read(address, 8), order)  # type: ignore[arg-type]
+            return int.from_bytes(memory.read(address, 8), order)
 
         frame = word(task + types.offset("struct task_struct", "thread.ksp"))
         size, caller = types.size("struct pt_regs"), word(frame)
@@ -331,7 +333,7 @@ def user_mode(registers: Mapping[str, int]) -> bool:
     return bool(registers.get("msr", 0) & MSR_PR)
 
 
-def _saved_registers(order: str) -> Callable[[Mapping[str, int], int], bool]:
+def _saved_registers(order: Order) -> Callable[[Mapping[str, int], int], bool]:
     def saved_registers(registers: Mapping[str, int], end: int) -> bool:
         """True if trap and msr are such as an exception of a 64-bit program leaves."""
         msr, trap = registers["msr"], registers["trap"]
@@ -339,6 +341,15 @@ def _saved_registers(order: str) -> Callable[[Mapping[str, int], int], bool]:
         return right and trap & ~15 in TRAPS and not registers["nip"] & 3
 
     return saved_registers
+
+
+def _frame_made(order: Order) -> Callable[[bytes], bool]:
+    def frame_made(code: bytes) -> bool:
+        """True if there is a ``stdu r1,-n(r1)`` or ``stdux r1,r1,rn``, by which the ABI makes frames."""
+        words = (int.from_bytes(code[at : at + 4], order) for at in range(0, len(code) & -4, 4))
+        return any(word & 0xFFFF0003 == 0xF8210001 or word & 0xFFFF07FF == 0x7C21016A for word in words)
+
+    return frame_made
 
 
 IRQ_STACKS = {"hardirq_ctx": "IRQ", "softirq_ctx": "SOFTIRQ"}
@@ -420,7 +431,7 @@ def assembly(found: Any) -> tuple[str, str]:
     return found.mnemonic, _IMMEDIATE.sub(lambda match: str(int(match[0], 16)), operands)
 
 
-def _make(name: str, byte_order: str) -> Arch:
+def _make(name: str, byte_order: Order) -> Arch:
     return Arch(
         name=name,
         machine=name,
@@ -447,6 +458,7 @@ def _make(name: str, byte_order: str) -> Arch:
         frame=FrameLayout(saved_fp=0, return_address=16, cfa=None, chained=32, marks=MARKS, marked=MARKED),
         frame_style=FrameStyle(at_frame_pointer=True, numbered=True),
         user_paging=user_paging,
+        frame_made=_frame_made(byte_order),
         assembly=assembly,
     )
 

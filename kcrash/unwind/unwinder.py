@@ -27,6 +27,7 @@ MAX_MEMO = 65_536
 MAX_CALL_WORDS = 1024  # searched for the call of a function; kernels are built with -Wframe-larger-than=2048
 MAX_PROLOGUE = 64
 MAX_ARGUMENTS = 2  # words of a system call's arguments that entry code pushes (arm)
+MAX_BODY = 4096  # of a function, looked through for what makes its frame
 
 
 class Frame(NamedTuple):
@@ -233,6 +234,8 @@ class Unwinder:
         if called is not None:
             return called, ""
         frame_pointer = registers.get(self.target.fp)
+        if interrupted and self._frameless(pc):
+            return null_call_row(self.target), ""
         row = None if frame_pointer is None else self._frame_row(frame_pointer, interrupted, memory)
         if row is None or frame_pointer is None:
             return None, note or f"nothing tells how to unwind {pc:#x}"
@@ -243,6 +246,13 @@ class Unwinder:
     def _frame_row(self, frame_pointer: int, interrupted: bool, memory: BlockReader) -> Row | None:
         leaf = leaf_row(self.target, frame_pointer, memory) if interrupted else None
         return leaf or frame_row(self.target, frame_pointer, memory)
+
+    def _frameless(self, pc: int) -> bool:
+        """True if the function was interrupted before it made a frame, or makes none: as if just called."""
+        start = self._function_start(pc) if self._function_start is not None else None
+        if self.target.frame_made is None or start is None:
+            return False
+        return not self.target.frame_made(self._code_between(start, pc, MAX_BODY))
 
     def _call_row(self, address: int, registers: Registers, memory: BlockReader) -> Row | None:
         """The rules of the first return address on the stack whose call leads to this function.
@@ -275,9 +285,9 @@ class Unwinder:
             if found:
                 yield slot + width
 
-    def _code_between(self, start: int, end: int) -> bytes:
+    def _code_between(self, start: int, end: int, limit: int = MAX_PROLOGUE) -> bytes:
         try:
-            return self.memory.read(start, min(end - start, MAX_PROLOGUE))
+            return self.memory.read(start, min(end - start, limit))
         except MemoryFault:
             return b""
 

@@ -200,13 +200,14 @@ KERNEL_MSR, USER_MSR = 0x8000_0000_0000_9033, 0x8000_0000_0000_D033
 MARKED = [(PPC64LE, 32, 48, 0x53474552), (PPC64, 96, 112, 0x52454753), (PPC64LE, 96, 112, 0x7265677368657265)]
 
 
-def frames(words: dict[int, int], arch: Arch, **registers: int) -> list[Frame]:
+def frames(words: dict[int, int], arch: Arch, interrupted: bool = False, **registers: int) -> list[Frame]:
     memory, code = Memory(arch.byte_order, "kernel"), CodeMap()
     memory.stored = words
     code.add(CODE, CODE + 0x2000, lambda: Tables(None, None))
     target = target_for(arch, RegsLayout(SIZE, REGS_FIELDS))
     start = Registers({DWARF[name]: value for name, value in registers.items()})
-    return list(Unwinder(target, code, memory).unwind(start, interrupted=False))
+    unwinder = Unwinder(target, code, memory, function_start=lambda address: address & -0x100)
+    return list(unwinder.unwind(start, interrupted=interrupted))
 
 
 @pytest.mark.parametrize("arch, mark, regs, marker", MARKED)
@@ -216,14 +217,15 @@ def test_the_chain_of_frames_and_an_exception(arch: Arch, mark: int, regs: int, 
     words = {
         STACK + 0x100: inner, inner + 16: CODE + 0x500,
         inner: STACK + 0x600, inner + mark: marker,
-        inner + regs + 8: STACK + 0x600, inner + regs + 256: CODE + 0x700, inner + regs + 264: KERNEL_MSR,
+        inner + regs + 8: STACK + 0x600, inner + regs + 256: CODE + 0x708, inner + regs + 264: KERNEL_MSR,
         STACK + 0x600: outer, outer + 16: CODE + 0x900,
         outer: 0x3FFF_F000, outer + mark: marker,
+        CODE + 0x700: 0xF821_FFC1_F821_FFC1,  # stdu r1,-64(r1), in the function that was interrupted
         outer + regs + 8: 0x3FFF_F000, outer + regs + 256: 0x1000_1234, outer + regs + 264: USER_MSR,
     }  # fmt: skip
     found = frames(words, arch, nip=CODE + 0x100, r1=STACK + 0x100)
     assert [frame.pc for frame in found] == [
-        CODE + 0x100, CODE + 0x500, CODE + 0x700, CODE + 0x900, 0x1000_1234,
+        CODE + 0x100, CODE + 0x500, CODE + 0x708, CODE + 0x900, 0x1000_1234,
     ]  # fmt: skip
     assert [frame.regs_address for frame in found if frame.regs_address] == [inner + regs, outer + regs]
     assert not found[-1].note
@@ -240,6 +242,19 @@ def test_a_marker_left_from_before_is_none() -> None:
     found = frames(words, PPC64LE, nip=CODE + 0x100, r1=STACK + 0x100)
     assert [frame.pc for frame in found] == [CODE + 0x100, CODE + 0x500, CODE + 0x600]
     assert not found[-1].note, "a chain that ends with 0"
+
+
+@pytest.mark.parametrize("arch", [PPC64LE, PPC64])
+@pytest.mark.parametrize("pc, callers", [(4, [0x580, 0x680]), (12, [0x680])], ids=["before", "after"])
+def test_an_interrupted_function_may_have_no_frame_yet(arch: Arch, pc: int, callers: list[int]) -> None:
+    """mflr r0; std r0,16(r1); stdu r1,-64(r1): until then the return address is in its register."""
+    code = [0x7C0802A6, 0xF8010010, 0xF821FFC1, 0x60000000]
+    pairs = [code[at : at + 2] if arch is PPC64LE else code[at : at + 2][::-1] for at in (0, 2)]
+    words = {CODE + 8 * n: low | high << 32 for n, (low, high) in enumerate(pairs)}
+    words |= {STACK + 0x100: STACK + 0x200, STACK + 0x200 + 16: CODE + 0x680}
+    registers = {"nip": CODE + pc, "link": CODE + 0x580, "r1": STACK + 0x100}
+    found = frames(words, arch, interrupted=True, **registers)
+    assert [frame.pc for frame in found[1:]] == [CODE + at for at in callers]
 
 
 def test_a_circle_of_frames_ends() -> None:

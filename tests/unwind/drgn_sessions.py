@@ -86,6 +86,11 @@ def _differences(
     kernel = ours[: len(ours) - len(user)] if len(ours) > len(theirs) else ours
     report.beyond += len(ours) - len(kernel)
     report.frames += len(kernel)
+    if _frameless(session, ours):
+        # drgn goes by the chain of frames, and passes over who called a function that has none.
+        if [kernel[0].pc, *(frame.pc for frame in kernel[2:])] != _pcs(session, theirs):
+            yield f"{[frame.pc for frame in kernel]}, drgn has {_pcs(session, theirs)}"
+        return
     for frame, registers in zip(kernel, theirs, strict=False):
         both = frame.registers.keys() & registers.keys()
         report.registers += len(both)
@@ -99,6 +104,20 @@ def _differences(
             yield f"#{frame.level} {frame.pc or 0:x} ({frame.method}): {wrong} without {lost}"
     if len(kernel) != len(theirs):
         yield f"{len(kernel)} frames, drgn has {len(theirs)} ({ours[-1].note})"
+
+
+def _frameless(session: Session, ours: list[Frame]) -> bool:
+    """True if the innermost function was interrupted without a frame of its own, as its code tells."""
+    own = ours[0].registers.get(session.arch.dwarf[session.arch.sp])
+    return (
+        session.arch.frame_made is not None
+        and len(ours) > 1
+        and (ours[0].interrupted, ours[0].cfa, ours[1].method) == (True, own, "fp")
+    )
+
+
+def _pcs(session: Session, theirs: list[Numbered]) -> list[int]:
+    return [registers[session.arch.dwarf[session.arch.pc]] for registers in theirs]
 
 
 def _in_user(session: Session, frame: Frame) -> bool:
