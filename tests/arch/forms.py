@@ -85,7 +85,7 @@ class CoreForm(NamedTuple):
 
     ``loose``: those in which twins differ. ``order``: of bytes, as struct spells it. ``call``: bytes of
     the instruction for system calls. ``sp``: the stack pointer's name; ``tls``: the thread pointer's, if it
-    is in a register.
+    is in a register. ``pc``: the program counter's name; ``wide``: False for words of 32 bits.
     """
 
     registers: tuple[str, ...]
@@ -95,10 +95,13 @@ class CoreForm(NamedTuple):
     call: int = 4
     sp: str = "sp"
     tls: str = ""
+    pc: str = "pc"
+    wide: bool = True
 
     def general(self, status: bytes) -> dict[str, int]:
         """pr_reg of a struct elf_prstatus, by name."""
-        words = struct.unpack_from(f"{self.order}{len(self.registers)}Q", status, 112)
+        code, start = ("Q", 112) if self.wide else ("I", 72)
+        words = struct.unpack_from(f"{self.order}{len(self.registers)}{code}", status, start)
         return dict(zip(self.registers, words, strict=True))
 
 
@@ -149,6 +152,34 @@ def ppc64le_notes(thread: Thread, notes: dict[str, bytes]) -> None:
 # of a call is -ENOSYS, but its argument again where a signal is about to restart the call.
 RISCV_LOOSE = frozenset(("a0", "t0", "t1", "t2", "t3", "t4", "t5", "t6"))
 
+# struct user_regs_struct, arch/x86/include/asm/user_32.h.
+I386_NAMES = (
+    "ebx", "ecx", "edx", "esi", "edi", "ebp", "eax", "ds", "es", "fs", "gs", "orig_eax", "eip", "cs",
+    "eflags", "esp", "ss",
+)  # fmt: skip
+
+
+def i386_notes(thread: Thread, notes: dict[str, bytes]) -> None:
+    desc = notes["LINUX:0x200"]
+    assert int.from_bytes(desc[4:8], "little") == thread.tls_base, thread.name  # user_desc.base_addr
+    if thread.vector is not None and "LINUX:0x46e62b7f" in notes:
+        state, control = notes["LINUX:0x46e62b7f"], thread.vector.control
+        assert [state[160 + 16 * n : 176 + 16 * n] for n in range(8)] == [
+            thread.vector.v(n) for n in range(8)
+        ]
+        assert struct.unpack_from("<H22xI", state) == (control["fcw"], control["mxcsr"]), thread.name
+        assert notes["FPREGSET"][:2] == state[:2] and notes["FPREGSET"][28:38] == state[32:42], thread.name
+        assert notes["XSTATE"][:24] == state[:24] and notes["XSTATE"][160:288] == state[160:288]
+
+
+def arm_notes(thread: Thread, notes: dict[str, bytes]) -> None:
+    assert len(notes["FPREGSET"]) == 116, thread.name
+    if thread.vector is not None and "LINUX:0x400" in notes:
+        state = notes["LINUX:0x400"]
+        assert state[:256] == b"".join(thread.vector.v(n) for n in range(16)), thread.name
+        assert int.from_bytes(state[256:], "little") == thread.vector.control["fpscr"], thread.name
+
+
 CORES = {
     "arm64": CoreForm((*(f"x{n}" for n in range(31)), "sp", "pc", "pstate"), arm64_notes),
     "s390x": CoreForm(
@@ -161,5 +192,10 @@ CORES = {
     ),
     "ppc64le": CoreForm((*(f"r{n}" for n in range(32)), *PPC64_SPECIAL), ppc64le_notes, sp="r1", tls="r13"),
     "riscv64": CoreForm(RISCV_NAMES, riscv64_notes, RISCV_LOOSE, tls="tp"),
+    "i386": CoreForm(I386_NAMES, i386_notes, call=2, pc="eip", sp="esp", wide=False),
+    "arm": CoreForm(
+        (*(f"r{n}" for n in range(13)), "sp", "lr", "pc", "cpsr", "orig_r0"), arm_notes, wide=False
+    ),
 }
+CORES["armhf"] = CORES["arm"]
 CORES["ppc64el"] = CORES["ppc64le"]  # as Debian calls it

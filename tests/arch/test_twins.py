@@ -29,6 +29,10 @@ MACHINES = [
     ("riscv64", "6.12", ""),
     ("ppc64el", "6.12", ""),
     ("ppc64el", "6.12", "power8"),
+    ("i386", "6.1", ""),
+    ("i386-pae", "6.1", ""),
+    ("armhf", "6.12", ""),
+    ("armhf-lpae", "6.12", ""),
 ]
 OWN = {"PRPSINFO", "SIGINFO", "LINUX:0x404", "LINUX:0x307"}
 SSBS = 1 << 12  # of arm64's pstate: whether stores may be bypassed
@@ -75,9 +79,9 @@ def _registers_alike(form: CoreForm, theirs: bytes, ours: bytes) -> bool:
     The dead twin's pc may be at the system call again: its signal was about to restart it.
     """
     one, other = (form.general(data) for data in (theirs, ours))
-    assert other["pc"] - one["pc"] in (0, form.call)
+    assert other[form.pc] - one[form.pc] in (0, form.call)
     assert one[form.sp] == other[form.sp] and (one.get("pstate", 0) ^ other.get("pstate", 0)) & ~SSBS == 0
-    different = {name for name in one if one[name] != other[name]} - {"pc", "pstate"} - form.loose
+    different = {name for name in one if one[name] != other[name]} - {form.pc, "pstate"} - form.loose
     return len(different) <= 2 and theirs[-8:] == ours[-8:]
 
 

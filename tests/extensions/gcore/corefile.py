@@ -43,15 +43,16 @@ class Thread:
     status: bytes
     notes: dict[str, bytes] = field(default_factory=dict)
     order: str = "<"
+    wide: bool = True
 
     @property
     def pid(self) -> int:
-        return int(struct.unpack_from(self.order + "i", self.status, 32)[0])
+        return self.ids[0]
 
     @property
     def ids(self) -> tuple[int, ...]:
         """pid, ppid, pgrp, sid."""
-        return struct.unpack_from(self.order + "4i", self.status, 32)
+        return struct.unpack_from(self.order + "4i", self.status, 32 if self.wide else 24)
 
     @property
     def signal(self) -> int:
@@ -60,7 +61,7 @@ class Thread:
     @property
     def times(self) -> list[float]:
         """utime, stime, cutime, cstime in seconds."""
-        parts = struct.unpack_from(self.order + "8Q", self.status, 48)
+        parts = struct.unpack_from(self.order + ("32x8Q" if self.wide else "24x8I"), self.status, 16)
         return [parts[i] + parts[i + 1] / 1e6 for i in range(0, 8, 2)]
 
     @property
@@ -80,18 +81,23 @@ class CoreFile:
         self.file = path.open("rb")
         start = self.file.read(64)
         self.order = ">" if start[5] == 2 else "<"
-        header = struct.unpack(self.order + "16sHHIQQQIHHHHHH", start)
+        self.wide = start[4] == 2
+        self.word = "Q" if self.wide else "I"
+        header = struct.unpack_from(f"{self.order}16sHHI3{self.word}IHHHHHH", start)
         self.ident, self.type, self.machine = header[0], header[1], header[2]
         self.shoff, self.phnum = header[6], header[10]
         if self.phnum == 0xFFFF:
             self.file.seek(self.shoff)
-            self.phnum = struct.unpack_from(self.order + "I", self.file.read(64), 44)[0]
+            self.phnum = struct.unpack_from(self.order + "I", self.file.read(64), 44 if self.wide else 28)[0]
         self.file.seek(header[5])
-        rows = struct.iter_unpack(self.order + "IIQQQQQQ", self.file.read(56 * self.phnum))
-        self.segments = [
-            Segment(kind, flags, offset, address, size, memory, align)
-            for kind, flags, offset, address, _, size, memory, align in rows
-        ]
+        self.segments = [Segment(*row) for row in self._program_headers()]
+
+    def _program_headers(self) -> list[tuple[int, ...]]:
+        if self.wide:
+            rows = struct.iter_unpack(self.order + "IIQQ8xQQQ", self.file.read(56 * self.phnum))
+            return list(rows)
+        rows = struct.iter_unpack(self.order + "III4xIIII", self.file.read(32 * self.phnum))
+        return [(kind, flags, *row, align) for kind, *row, flags, align in rows]
 
     @property
     def loads(self) -> list[Segment]:
@@ -122,7 +128,7 @@ class CoreFile:
         threads: list[Thread] = []
         for kind, data in self.notes:
             if kind == "PRSTATUS":
-                threads.append(Thread(data, {}, self.order))
+                threads.append(Thread(data, {}, self.order, self.wide))
             elif threads and kind not in OF_THE_PROCESS:
                 threads[-1].notes[kind] = data
         return threads
@@ -138,16 +144,17 @@ class CoreFile:
 
     def files(self) -> list[tuple[int, int, int, str]]:
         """NT_FILE: (start, end, offset in pages, name)."""
-        data = self.note("FILE")
-        count, page = struct.unpack_from(self.order + "QQ", data)
+        data, size = self.note("FILE"), 8 if self.wide else 4
+        count, page = struct.unpack_from(f"{self.order}2{self.word}", data)
         assert page == 4096
-        names = data[16 + 24 * count :].split(b"\0")
-        rows = struct.iter_unpack(self.order + "3Q", data[16 : 16 + 24 * count])
+        end = size * (2 + 3 * count)
+        names = data[end:].split(b"\0")
+        rows = struct.iter_unpack(f"{self.order}3{self.word}", data[2 * size : end])
         assert len(names) == count + 1
         return [(*row, name.decode()) for row, name in zip(rows, names, strict=False)]
 
     def auxv(self) -> list[tuple[int, int]]:
-        return list(struct.iter_unpack(self.order + "QQ", self.note("AUXV")))
+        return list(struct.iter_unpack(f"{self.order}2{self.word}", self.note("AUXV")))
 
     def segment_at(self, address: int) -> Segment:
         return next(s for s in self.loads if s.address <= address < s.address + s.memory_size)

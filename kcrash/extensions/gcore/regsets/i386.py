@@ -1,10 +1,13 @@
-"""32-bit programs on a 64-bit kernel: struct user_regs_struct32 and what follows it (user_x86_32_view)."""
+"""32-bit x86 programs, on a 64-bit kernel and on one of 32 bits: struct user_regs_struct32 and what follows
+it (user_x86_32_view, arch/x86/kernel/ptrace.c)."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from kcrash.arch import i386
 from kcrash.arch.base import Prstatus
 from kcrash.errors import KcrashError
 from kcrash.extensions.gcore.regsets import x86_xstate
@@ -13,8 +16,11 @@ from kcrash.extensions.gcore.regsets.x86_64 import (
     NT_386_IOPERM,
     NT_PRFPREG,
     NT_X86_XSTATE,
+    TIF_FORCED_TF,
+    X86_EFLAGS_TF,
     extra_notes,
     is_compat,
+    qemu_note,
     registers,
 )
 
@@ -24,7 +30,8 @@ if TYPE_CHECKING:
 EM_386 = 3
 USER32_CS = 0x23
 NT_386_TLS, NT_PRXFPREG = 0x200, 0x46E62B7F
-TLS_ENTRIES, TLS_MIN = 3, 12  # GDT_ENTRY_TLS_ENTRIES, GDT_ENTRY_TLS_MIN of 64-bit kernels
+TLS_ENTRIES, TLS_MIN = 3, {8: 12, 4: 6}  # GDT_ENTRY_TLS_ENTRIES; GDT_ENTRY_TLS_MIN by the kernel's word
+NO_CALL = 0xFFFFFFFF  # orig_eax of one who was not in a system call
 
 # struct compat_elf_prstatus (include/linux/elfcore-compat.h) with user_regs_struct32, by the names of x86_64.
 PRSTATUS = Prstatus(
@@ -42,17 +49,34 @@ def general(thread: Thread) -> UserRegisters:
 
 
 def i387(thread: Thread) -> bytes | None:
-    """NT_PRFPREG: struct user_i387_ia32_struct out of the FXSAVE area (convert_from_fxsr())."""
+    """NT_PRFPREG of a 64-bit kernel, whose FXSAVE area has no segments: the thread's stand for them."""
+    values = registers(thread).values
+
+    def pointers(area: bytes) -> tuple[int, int, int, int]:
+        ip, dp = struct.unpack_from("<QQ", area, 8)
+        return ip & 0xFFFFFFFF, values.get("cs", 0), dp & 0xFFFFFFFF, values.get("ds", 0) | 0xFFFF0000
+
+    return _i387(thread, pointers)
+
+
+def native_i387(thread: Thread) -> bytes | None:
+    """NT_PRFPREG of a 32-bit kernel (fpregs_get())."""
+
+    def pointers(area: bytes) -> tuple[int, int, int, int]:
+        opcode, ip, code, dp, data = struct.unpack_from("<HIIII", area, 6)
+        return ip, code & 0xFFFF | opcode << 16, dp, data
+
+    return _i387(thread, pointers)
+
+
+def _i387(thread: Thread, pointers: Callable[[bytes], tuple[int, int, int, int]]) -> bytes | None:
+    """struct user_i387_ia32_struct out of the FXSAVE area (convert_from_fxsr())."""
     area = x86_xstate.fpregs(thread)
     if area is None:
         return None
-    control, status, tags, _opcode, ip, dp = struct.unpack_from("<HHBxHQQ", area)
-    values = registers(thread).values
-    head = struct.pack(
-        "<7I", control | 0xFFFF0000, status | 0xFFFF0000, full_tags(tags, status, area), ip & 0xFFFFFFFF,
-        values.get("cs", 0), dp & 0xFFFFFFFF, values.get("ds", 0) | 0xFFFF0000,
-    )  # fmt: skip
-    return head + b"".join(area[32 + 16 * n : 42 + 16 * n] for n in range(8))
+    control, status, tags = struct.unpack_from("<HHB", area)
+    words = control | 0xFFFF0000, status | 0xFFFF0000, full_tags(tags, status, area), *pointers(area)
+    return struct.pack("<7I", *words) + b"".join(area[32 + 16 * n : 42 + 16 * n] for n in range(8))
 
 
 def full_tags(tags: int, status: int, area: bytes) -> int:
@@ -84,7 +108,8 @@ def tls(thread: Thread) -> bytes | None:
     entries = [thread.session.memory.u64(address + 8 * number) for number in range(TLS_ENTRIES)]
     if not any(entries):
         return None
-    return b"".join(user_desc(TLS_MIN + number, entry) for number, entry in enumerate(entries))
+    first = TLS_MIN[thread.session.arch.word_bytes]
+    return b"".join(user_desc(first + number, entry) for number, entry in enumerate(entries))
 
 
 def user_desc(number: int, entry: int) -> bytes:
@@ -114,6 +139,13 @@ def accepts(process: Process) -> bool:
         return False
 
 
+REGSETS = (
+    Regset("XFP", "LINUX", NT_PRXFPREG, x86_xstate.fpregs),
+    Regset("XSTATE", "LINUX", NT_X86_XSTATE, x86_xstate.xstate),
+    Regset("TLS", "LINUX", NT_386_TLS, tls),
+    Regset("IOPERM", "LINUX", NT_386_IOPERM, x86_xstate.io_permissions),
+)
+
 register_port(
     Port(
         arch="i386",
@@ -123,13 +155,50 @@ register_port(
         prstatus=PRSTATUS,
         accepts=accepts,
         registers=general,
-        regsets=(
-            Regset("FP", "CORE", NT_PRFPREG, i387),
-            Regset("XFP", "LINUX", NT_PRXFPREG, x86_xstate.fpregs),
-            Regset("XSTATE", "LINUX", NT_X86_XSTATE, x86_xstate.xstate),
-            Regset("TLS", "LINUX", NT_386_TLS, tls),
-            Regset("IOPERM", "LINUX", NT_386_IOPERM, x86_xstate.io_permissions),
-        ),
+        regsets=(Regset("FP", "CORE", NT_PRFPREG, i387), *REGSETS),
+        extra_notes=extra_notes,
+    )
+)
+
+
+# -- on kernels of 32 bits
+
+
+def native_registers(thread: Thread) -> UserRegisters:
+    """The words of user_regs_struct (getreg()): the frame's, and gs, which the kernel does not use itself."""
+    found = thread.entry_registers()
+    values = dict(found.values)
+    if thread.stopped_in_user:
+        if qemu_note(thread) is not None:  # it has a zero there
+            values["orig_eax"] = NO_CALL
+    else:
+        values.update(_gs(thread))
+    if thread.thread_flag(TIF_FORCED_TF):
+        values["eflags"] &= ~X86_EFLAGS_TF
+    return found._replace(values=values)
+
+
+def _gs(thread: Thread) -> dict[str, int]:
+    """Of a CPU; else as the last switch left it in thread_struct, which kernels that save it at every entry
+    have too."""
+    if thread.cpu_note is not None:
+        return {"gs": thread.cpu_note.registers.get("gs", 0)}
+    types, name, path = thread.session.types, "struct task_struct", "thread.gs"
+    if not types.has(name, path):
+        return {}
+    return {"gs": thread.session.memory.u16(thread.task.address + types.offset(name, path))}
+
+
+register_port(
+    Port(
+        arch="i386",
+        kernels="of 32 bits",
+        machine=EM_386,
+        word_bytes=4,
+        prstatus=i386.PRSTATUS,
+        accepts=lambda process: process.session.arch.name == "i386",
+        registers=native_registers,
+        regsets=(Regset("FP", "CORE", NT_PRFPREG, native_i387), *REGSETS),
         extra_notes=extra_notes,
     )
 )

@@ -83,7 +83,7 @@ def _descriptor_base(thread: Thread, selector: int) -> int:
 
 def _of_cpu(thread: Thread, values: dict[str, int]) -> dict[str, int]:
     """A CPU that was stopped in user mode: its note has all; QEMU's has no orig_rax, but a zero."""
-    qemu = _qemu_note(thread)
+    qemu = qemu_note(thread)
     if qemu is None:
         return {}
     found = {"orig_rax": NO_CALL}
@@ -100,7 +100,7 @@ def _kernel_mode_bases(thread: Thread) -> dict[str, int]:
 
     crash_save_cpu()'s note has the inactive gs base (x86_gsbase_read_cpu_inactive()), QEMU's has both.
     """
-    qemu, note = _qemu_note(thread), thread.cpu_note
+    qemu, note = qemu_note(thread), thread.cpu_note
     if qemu is not None:
         (fs_base,) = struct.unpack_from("<Q", qemu, QEMU_SEGMENTS + 24 * 3 + 16)
         (gs_base,) = struct.unpack_from("<Q", qemu, QEMU_KERNEL_GS)
@@ -110,7 +110,7 @@ def _kernel_mode_bases(thread: Thread) -> dict[str, int]:
     return {name: note.registers[name] for name in ("fs_base", "gs_base") if name in note.registers}
 
 
-def _qemu_note(thread: Thread) -> bytes | None:
+def qemu_note(thread: Thread) -> bytes | None:
     """QEMU's struct QEMUCPUState of the CPU (target/i386/arch_dump.c)."""
     if thread.cpu is None:
         return None

@@ -149,8 +149,9 @@ def _user_mask(session: Session) -> int:
 
 
 def _regset_size(session: Session) -> int:
-    """Bytes of an NT_X86_XSTATE note: what update_regset_xstate_info() put into x86_64_regsets."""
-    address = session.symbols.find_kernel("x86_64_regsets")
+    """Bytes of an NT_X86_XSTATE note: what update_regset_xstate_info() put into the kernel's regsets."""
+    tables = map(session.symbols.find_kernel, ("x86_64_regsets", "x86_32_regsets"))
+    address = next((found for found in tables if found is not None), None)
     if address is None or not session.types.has("struct user_regset"):
         return 0
     stride = session.types.size("struct user_regset")
