@@ -211,7 +211,9 @@ def find_layout(probe: Any) -> KernelLayout:
     end = max((piece.end for piece in probe.dump.ranges()), default=0)
     linear = (LinearRange(PAGE_OFFSET, PAGE_OFFSET + end, 0), *_vmemmap_ranges(found))
     constants = {"PAGE_OFFSET": PAGE_OFFSET}
-    vmemmap = found.value("vmemmap")
+    # VMCOREINFO has not the variable's address, but what it holds.
+    vmemmap = info.symbols.get("vmemmap") if info is not None else None
+    vmemmap = found.value("vmemmap") if vmemmap is None else vmemmap
     if vmemmap is not None:
         constants["VMEMMAP_START"] = vmemmap
     vmalloc = found.value("__vmalloc_start") or PAGE_OFFSET
@@ -221,7 +223,7 @@ def find_layout(probe: Any) -> KernelLayout:
 
 def _check_order(found: _Variables) -> None:
     """Raises KcrashError where a pointer of the kernel's reads as none: containers name the order wrongly."""
-    for name in ("log_buf", "prb", "vmemmap_list", "vmemmap"):
+    for name in ("log_buf", "prb", "vmemmap_list"):
         value = found.value(name)
         if value:
             if value >> 60 != 0xC:

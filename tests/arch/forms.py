@@ -151,6 +151,8 @@ def ppc64le_notes(thread: Thread, notes: dict[str, bytes]) -> None:
 # Of two threads the one that calls a function first looks it up, which leaves its traces in temporaries; a0
 # of a call is -ENOSYS, but its argument again where a signal is about to restart the call.
 RISCV_LOOSE = frozenset(("a0", "t0", "t1", "t2", "t3", "t4", "t5", "t6"))
+# What a signal makes of a call that it interrupts; and whether a thread's vectors are in the CPU (msr).
+PPC64_LOOSE = frozenset(("r3", "ccr", "result", "msr"))
 
 # struct user_regs_struct, arch/x86/include/asm/user_32.h.
 I386_NAMES = (
@@ -190,7 +192,9 @@ CORES = {
         sp="r15",
         tls="a0",
     ),
-    "ppc64le": CoreForm((*(f"r{n}" for n in range(32)), *PPC64_SPECIAL), ppc64le_notes, sp="r1", tls="r13"),
+    "ppc64le": CoreForm(
+        (*(f"r{n}" for n in range(32)), *PPC64_SPECIAL), ppc64le_notes, PPC64_LOOSE, sp="r1", tls="r13"
+    ),
     "riscv64": CoreForm(RISCV_NAMES, riscv64_notes, RISCV_LOOSE, tls="tp"),
     "i386": CoreForm(I386_NAMES, i386_notes, call=2, pc="eip", sp="esp", wide=False),
     "arm": CoreForm(

@@ -164,6 +164,15 @@ def test_form_of_the_tables_by_the_kernels_variables() -> None:
     assert [level.shift for level in layout.paging.levels] == [34, 24, 16]
 
 
+def test_where_struct_pages_are() -> None:
+    """VMCOREINFO says the array's address; before it did, the variable of that name."""
+    memory, start = Memory(), 0xC00C_0000_0000_0000
+    memory.stored[MAP - LINEAR] = start
+    said = find_layout(probe(memory, INFO % (4096, 1) + f"SYMBOL(vmemmap)={start:x}\n"))
+    held = find_layout(probe(memory, INFO % (4096, 1), {"vmemmap": MAP}))
+    assert said.constants["VMEMMAP_START"] == held.constants["VMEMMAP_START"] == start
+
+
 def test_a_pointer_tells_the_byte_order() -> None:
     memory = Memory("big")
     memory.stored[LOG - LINEAR] = int.from_bytes((LINEAR + 0x1000).to_bytes(8, "little"), "big")

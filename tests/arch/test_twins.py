@@ -33,6 +33,8 @@ MACHINES = [
     ("i386-pae", "6.1", ""),
     ("armhf", "6.12", ""),
     ("armhf-lpae", "6.12", ""),
+    ("ppc64el-64k", "6.12", ""),
+    ("ppc64el-64k", "6.12", "power8"),
 ]
 OWN = {"PRPSINFO", "SIGINFO", "LINUX:0x404", "LINUX:0x307"}
 SSBS = 1 << 12  # of arm64's pstate: whether stores may be bypassed
