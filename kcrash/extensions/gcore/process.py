@@ -52,9 +52,10 @@ class Thread:
             values = read_regs(self.session, user_regs_address(self.session, self.task))
         except KcrashError as error:
             raise Unavailable(f"kernel stack: {error}") from None
-        if not self.session.arch.user_mode(values):
+        arch = self.session.arch
+        if not arch.user_mode(values) and any(values[name] for name in (arch.pc, arch.sp)):
             raise Unavailable("the kernel stack holds no registers of user space")
-        origin = "kernel stack"
+        origin = "kernel stack"  # of io_uring's workers, too, which copy_thread() starts with pc and sp of 0
         if self.cpu is not None and note is None:
             origin = f"kernel stack, as of the last entry (no registers of CPU {self.cpu} in the dump)"
         return UserRegisters(values, origin)

@@ -94,7 +94,10 @@ def swaps(version: str, *, resident: int = 0) -> Swaps:
         def save(guest: Guest) -> None:
             guest.do("dump-guest-memory", paging=False, protocol=f"file:{folder}/dump", format="elf")
 
-        small.boot(box, kernel, machine, HERE, folder, DISK, save)
+        def build(root: Path) -> None:
+            small.build(box, kernel.arch, [HERE / "swaps.c"], root)
+
+        small.boot(box, kernel, machine, HERE / "init", build, folder, DISK, save)
         os.truncate(folder / DISKS[2], FILE_SIZE)
         cache.remove(folder / DISKS[1])
         if resident:
