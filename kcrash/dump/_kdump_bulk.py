@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,11 +15,10 @@ import numpy as np
 from kcrash.dump.base import CORRUPT, EXCLUDED, NOT_IN_DUMP, PRESENT, TRUNCATED
 from kcrash.dump.codecs import CODEC_MASK, CODEC_NAMES, CorruptPage
 from kcrash.dump.kdump import DESCRIPTOR_SIZE
+from kcrash.dump.workers import workers
 from kcrash.errors import BadFormat
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
     from numpy.typing import NDArray
 
     from kcrash.dump.kdump import KdumpDump, Part
@@ -31,7 +29,6 @@ STATES_BATCH = 1 << 20  # pages of which only the state is asked
 MAX_RUN = 1 << 20  # bytes of a file read at once
 MAX_GAP = 1 << 14  # unwanted bytes between two wanted ones that are read rather than skipped
 THREADED = 256  # pages from which threads are worth their start
-MAX_WORKERS = 8
 
 
 class Located(NamedTuple):
@@ -243,13 +240,5 @@ def _run(jobs: list[Job], pages: int) -> None:
         for job in jobs:
             job.do()
         return
-    for _ in _executor().map(Job.do, jobs):
+    for _ in workers().map(Job.do, jobs):
         pass
-
-
-@lru_cache(maxsize=1)
-def _executor() -> ThreadPoolExecutor:
-    """Threads for decompression, which mostly runs without the interpreter's lock."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    return ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_WORKERS), thread_name_prefix="kcrash-pages")

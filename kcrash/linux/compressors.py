@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 from kcrash.dump.codecs import LZO, ZSTD, decompressor
 from kcrash.errors import CorruptData, KcrashError
-from kcrash.linux import lzo_rle
+from kcrash.linux import lzo_rle, sw842
 
 Decompress = Callable[[bytes, int], bytes]
 
 
+class Packed(NamedTuple):
+    """What is kept of a page of ``size`` bytes, and what makes the page of it: None if it is the page."""
+
+    data: bytes
+    size: int
+    expand: Decompress | None = None
+
+    def page(self) -> bytes:
+        """The page. Needs nothing of a session: any thread may do it. Raises CorruptData."""
+        return self.data if self.expand is None else self.expand(self.data, self.size)
+
+
+# Reads a page that is known to be somewhere; what is wrong with it shows only then. Raises KcrashError.
+Stored = Callable[[], Packed]
+
+
 class UnknownCompressor(KcrashError):
-    """A compressor that no library of ours undoes (842)."""
+    """A compressor that nothing here undoes."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"no library decompresses pages of {name!r}")
+        super().__init__(f"nothing decompresses pages of {name!r}")
 
 
 def codec(name: str) -> Decompress:
@@ -68,4 +85,5 @@ _CODECS: dict[str, Callable[[], Decompress]] = {
     "lz4hc": _lz4,
     "zstd": lambda: decompressor(ZSTD),
     "deflate": _deflate,
+    "842": lambda: sw842.decompress,
 }

@@ -7,9 +7,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from kcrash.errors import CommandError, CorruptData, KcrashError
+from kcrash.linux.compressors import Stored
 from kcrash.linux.swap_area import SwapArea, open_area
 from kcrash.linux.swap_cache import TYPE_BITS, SwapCache
-from kcrash.linux.swap_image import SwapImage
+from kcrash.linux.swap_image import PageFile, SwapImage
 
 if TYPE_CHECKING:
     from kcrash.session import Session
@@ -23,13 +24,14 @@ DEVICE = "device memory"
 
 
 class Swapped(NamedTuple):
-    """Where the content of a swap entry is: a page frame, bytes, or nowhere for ``reason``.
+    """Where the content of a swap entry is: a page frame, elsewhere in memory or a file, or nowhere for
+    ``reason``.
 
     ``reason`` None and nothing else: the entry is a mere marker, the page was never there.
     """
 
     pfn: int | None = None
-    data: bytes | None = None
+    stored: Stored | None = None
     reason: str | None = None
 
 
@@ -71,10 +73,9 @@ class Swap:
             if offset >= area.pages:
                 raise CorruptData(f"{area.name} has no page {offset:x}")
             pfn = area.cached(offset)
-            return Swapped(data=area.read(offset)) if pfn is None else Swapped(pfn=pfn)
+            return Swapped(stored=area.locate(offset)) if pfn is None else Swapped(pfn=pfn)
         except KcrashError as error:
-            if len(self._problems) < MAX_PROBLEMS:
-                self._problems[str(error)] = None
+            self.note(error)
             return Swapped(reason=SWAPPED)
 
     def _special(self, number: int, offset: int) -> Swapped:
@@ -103,22 +104,32 @@ class Swap:
                 yield self.area(type_)
 
     def give(self, device: str, path: str) -> None:
-        """Take the pages of a swap device or file, named as in /proc/swaps, from a file.
+        """Take the pages of a swap device or file, named as in /proc/swaps, from a file; or those of the
+        device behind a zram, as /sys/block/zramN/backing_dev names it. Raises KcrashError."""
+        arch, names = self.session.arch, []
+        for area in self.areas():
+            backing = area.backing
+            if device in _spellings(area.name):
+                return area.give(SwapImage(path, arch.page_size, arch.byte_order))
+            if backing is not None and device in _spellings(backing.backing_name):
+                return backing.give(PageFile(path, arch.page_size))
+            names += [area.name, *([backing.backing_name] if backing is not None else [])]
+        known = ", ".join(names) or "none"
+        raise CommandError(f"{device} is no swap area of this machine (there are: {known})")
 
-        Raises KcrashError.
-        """
-        known = {area.name: area for area in self.areas()}
-        area = known.get(device) or known.get(f"/dev/{device}")
-        if area is None:
-            names = ", ".join(known) or "none"
-            raise CommandError(f"{device} is no swap area of this machine (there are: {names})")
-        arch = self.session.arch
-        area.give(SwapImage(path, arch.page_size, arch.byte_order))
+    def note(self, error: KcrashError) -> None:
+        """Remember why a page is missing."""
+        if len(self._problems) < MAX_PROBLEMS:
+            self._problems[str(error)] = None
 
     def take_problems(self) -> list[str]:
         """Why pages that were asked for since the last time are missing."""
         problems, self._problems = list(self._problems), {}
         return problems
+
+
+def _spellings(name: str) -> tuple[str, str]:
+    return name, name.removeprefix("/dev/")
 
 
 def swap(session: Session) -> Swap:

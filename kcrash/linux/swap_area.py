@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from kcrash.errors import CommandError, CorruptData, KcrashError
+from kcrash.linux.compressors import Packed, Stored
 from kcrash.linux.paths import file_path
 from kcrash.linux.swap_cache import AREA, CLUSTER, ZERO_FLAG, SwapCache
 from kcrash.linux.swap_image import SwapImage
@@ -42,18 +44,19 @@ class SwapArea:
         """The page frame of a slot that the swap cache has."""
         return self.cache.find(self.type, self.address, offset)
 
-    def read(self, offset: int) -> bytes:
-        """The page of a slot, as swap_read_folio() looks for it. Raises KcrashError."""
+    def locate(self, offset: int) -> Stored:
+        """Where the page of a slot is, as swap_read_folio() looks for it. Raises KcrashError."""
         if self._is_zero(offset):
-            return bytes(self.session.arch.page_size)
-        compressed = self._zswap.read(self.type, offset) if self._zswap is not None else None
+            size = self.session.arch.page_size
+            return lambda: Packed(bytes(size), size)
+        compressed = self._zswap.locate(self.type, offset) if self._zswap is not None else None
         if compressed is not None:
             return compressed
         if self.image is not None:
-            return self.image.read(offset)
+            return self.image.locate(offset)
         if self.zram is None:
             raise NotInMemory(f"{self.name} is on a disk: its content is to be given")
-        return self.zram.read(offset)
+        return self.zram.locate(offset)
 
     def give(self, image: SwapImage) -> None:
         """Take the area's content from a file. Raises CommandError if it is another area's.
@@ -89,6 +92,14 @@ class SwapArea:
         if not self.flags & SWP_BLKDEV or not disk.disk_name.string_().startswith(b"zram"):
             return None
         return Zram(self.session, int(disk.private_data), self.pages)
+
+    @property
+    def backing(self) -> Zram | None:
+        """The zram device that the area is, if it has a device behind it."""
+        with suppress(KcrashError):
+            if self.zram is not None and self.zram.backing_name:
+                return self.zram
+        return None
 
 
 def open_area(session: Session, cache: SwapCache, type_: int, address: int) -> SwapArea:

@@ -7,19 +7,17 @@ import struct
 from pathlib import Path
 
 from kcrash.errors import BadFormat, CommandError, CorruptData
+from kcrash.linux.compressors import Packed, Stored
 
 MAGIC = b"SWAPSPACE2"  # the last bytes of the first page
 INFO = 1024  # of the header's version, last_page and nr_badpages
 VERSION = 1
 
 
-class SwapImage:
-    """The content of a swap area; ``pages``: how many it has, the header among them.
+class PageFile:
+    """Pages in a file, from its beginning. Raises CommandError if it cannot be read."""
 
-    Raises CommandError if the file cannot be read, BadFormat if it holds no swap area.
-    """
-
-    def __init__(self, path: str, page_size: int, byte_order: str) -> None:
+    def __init__(self, path: str, page_size: int) -> None:
         self.path = path
         self.page_size = page_size
         try:
@@ -27,6 +25,29 @@ class SwapImage:
             self.size = self._file.seek(0, os.SEEK_END)  # of a device too
         except OSError as error:
             raise CommandError(f"{path}: {error.strerror or error}") from None
+
+    def locate(self, offset: int) -> Stored:
+        """Page ``offset``. Raises CorruptData behind the end of the file."""
+        if (offset + 1) * self.page_size > self.size:
+            raise CorruptData(f"{self.path}: ends before page {offset:x} of the swap area")
+        return lambda: Packed(self._at(offset), self.page_size)
+
+    def _at(self, offset: int) -> bytes:
+        try:
+            self._file.seek(offset * self.page_size)
+            return self._file.read(self.page_size)
+        except OSError as error:
+            raise CorruptData(f"{self.path}: {error.strerror or error}") from None
+
+
+class SwapImage(PageFile):
+    """The content of a swap area; ``pages``: how many it has, the header among them.
+
+    Raises CommandError if the file cannot be read, BadFormat if it holds no swap area.
+    """
+
+    def __init__(self, path: str, page_size: int, byte_order: str) -> None:
+        super().__init__(path, page_size)
         self.pages = self._check("<" if byte_order == "little" else ">")
 
     def _check(self, order: str) -> int:
@@ -38,17 +59,3 @@ class SwapImage:
         if version != VERSION:
             raise BadFormat(self.path, f"swap area of version {version}", INFO)
         return int(last_page) + 1
-
-    def read(self, offset: int) -> bytes:
-        """Page ``offset``. Raises CorruptData behind the end of the file."""
-        data = self._at(offset)
-        if len(data) < self.page_size:
-            raise CorruptData(f"{self.path}: ends before page {offset:x} of the swap area")
-        return data
-
-    def _at(self, offset: int) -> bytes:
-        try:
-            self._file.seek(offset * self.page_size)
-            return self._file.read(self.page_size)
-        except OSError as error:
-            raise CorruptData(f"{self.path}: {error.strerror or error}") from None

@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from kcrash.errors import CorruptData, FaultReason, KcrashError, MemoryFault
+from kcrash.linux.compressors import Stored
 from kcrash.linux.mm import (
     VM_HUGETLB,
     VM_IO,
@@ -74,7 +75,7 @@ class Chunk(NamedTuple):
     """``pages`` neighbouring pages from ``start``.
 
     ``pfns``: the frame of each, -1 where it has none; ``states``: a `State` each;
-    ``data``: content of those without a frame, by number. Where all pages are
+    ``stored``: where those are that have none, by number. Where all pages are
     alike and have no frame, both arrays are None and ``state`` says how they are.
     """
 
@@ -82,7 +83,7 @@ class Chunk(NamedTuple):
     pages: int
     pfns: NDArray[np.int64] | None
     states: NDArray[np.uint8] | None
-    data: dict[int, bytes]
+    stored: dict[int, Stored]
     state: State = State.UNTOUCHED
 
 
@@ -148,8 +149,11 @@ class UserMemory(AddressSpace):
         if state is not State.PRESENT:
             reason = FaultReason.SWAPPED if state is State.SWAPPED else FaultReason.NOT_IN_DUMP
             raise MemoryFault(self.name, address, reason, state.text)
-        if 0 in chunk.data:
-            return chunk.data[0]
+        if 0 in chunk.stored:
+            try:
+                return chunk.stored[0]().page()
+            except KcrashError as error:
+                raise MemoryFault(self.name, address, FaultReason.SWAPPED, str(error)) from None
         assert chunk.pfns is not None
         try:
             return self.session.physical.read(int(chunk.pfns[0]) << self._shift, self._size)
@@ -248,8 +252,8 @@ class UserMemory(AddressSpace):
         assert chunk.pfns is not None and chunk.states is not None
         if found.pfn is not None:
             chunk.pfns[number], chunk.states[number] = found.pfn, State.PRESENT
-        elif found.data is not None:
-            chunk.data[number], chunk.states[number] = found.data, State.PRESENT
+        elif found.stored is not None:
+            chunk.stored[number], chunk.states[number] = found.stored, State.PRESENT
         elif found.reason is not None:
             chunk.states[number] = _SWAP_STATES.get(found.reason, State.SWAPPED)
 

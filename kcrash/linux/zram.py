@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from kcrash.errors import CorruptData, KcrashError
-from kcrash.linux.compressors import Decompress, codec
+from kcrash.linux.compressors import Decompress, Packed, Stored, codec
 from kcrash.linux.module_types import module_types
+from kcrash.linux.paths import file_path
+from kcrash.linux.swap_image import PageFile
 from kcrash.linux.zram_types import ZramDeclarations
 from kcrash.linux.zsmalloc import Objects
 
@@ -14,10 +17,6 @@ if TYPE_CHECKING:
     from kcrash.session import Session
 
 PROBED = 256  # table entries
-
-
-class WrittenBack(KcrashError):
-    """A page that zram has written to its backing device."""
 
 
 class Zram:
@@ -34,6 +33,7 @@ class Zram:
         self._bits = self._flag_bits()
         self._stride = self._find_stride()
         self._codecs: dict[int, Decompress] = {}
+        self._backing: PageFile | None = None
 
     def _flags_member(self) -> str:
         # "value" from v4.8 to v5.0; "attr.flags" later than v6.17.
@@ -75,25 +75,48 @@ class Zram:
             return not length
         return handle >> 63 == 1 and 0 < length <= self.session.arch.page_size
 
-    def read(self, index: int) -> bytes:
-        """Page ``index`` of the device. Raises KcrashError."""
+    def locate(self, index: int) -> Stored:
+        """Where page ``index`` of the device is. Raises KcrashError if it is known not to be there."""
         size = self.session.arch.page_size
         if not 0 <= index < self.pages:
             raise CorruptData(f"zram: no page {index:x} on the device")
         handle, flags = self._slot(index, self._stride)
-        if self._is(flags, "ZRAM_WB"):
-            raise WrittenBack("zram: the page is on the backing device")
-        if not handle and not self._is(flags, "ZRAM_SAME"):
-            raise CorruptData(f"zram: page {index:x} was never written")
         if self._is(flags, "ZRAM_SAME"):
-            return int(handle).to_bytes(self.session.arch.word_bytes, self.session.arch.byte_order) * (  # type: ignore[arg-type]
-                size // self.session.arch.word_bytes
-            )
+            return lambda: Packed(self._same(handle), size)
         length = flags & (1 << self._bits["size"]) - 1
+        written = self._is(flags, "ZRAM_WB")
+        if not handle and not written:
+            raise CorruptData(f"zram: page {index:x} was never written")
+        # Only where compressed_writeback is on does a page on the backing device have a size.
+        length = length or size if written else length
         if not 0 < length <= size:
             raise CorruptData(f"zram: page {index:x} claims {length} bytes")
-        data = self.objects.read(handle, length)
-        return data if length == size else self._codec(flags)(data, size)
+        expand = self._codec(flags) if length < size else None
+        if written:
+            block = self._written_back(handle)
+            return lambda: Packed(block().data[:length], size, expand)
+        return lambda: Packed(self.objects.read(handle, length), size, expand)
+
+    def _same(self, value: int) -> bytes:
+        arch = self.session.arch
+        word: bytes = value.to_bytes(arch.word_bytes, arch.byte_order)  # type: ignore[arg-type]
+        return word * (arch.page_size // arch.word_bytes)
+
+    def _written_back(self, block: int) -> Stored:
+        """A block of the backing device."""
+        if self._backing is None:
+            raise KcrashError(f"zram: pages are on {self.backing_name}: its content is to be given")
+        return self._backing.locate(block)
+
+    @cached_property
+    def backing_name(self) -> str:
+        """The device that pages are written back to, "" if there is none. Raises KcrashError."""
+        file = int(self.value.backing_dev) if self.value.has_("backing_dev") else 0
+        return file_path(self.session, file).decode("utf-8", "backslashreplace") if file else ""
+
+    def give(self, backing: PageFile) -> None:
+        """Take the backing device's content from a file."""
+        self._backing = backing
 
     def _is(self, flags: int, name: str) -> bool:
         bit = self._bits.get(name)

@@ -1,7 +1,7 @@
-"""Layouts of zram and zsmalloc for kernels that keep no BTF of modules: before v5.11.
+"""Layouts of zram, zsmalloc and z3fold for kernels that keep no BTF of modules: before v5.11.
 
-Source: drivers/block/zram/zram_drv.h, zcomp.h and mm/zsmalloc.c of v5.10 on a 64-bit machine. Where a
-build differs, an object does not start with its handle, and is refused.
+Source: drivers/block/zram/zram_drv.h, zcomp.h, mm/zsmalloc.c and mm/z3fold.c of v5.10 on a 64-bit machine.
+Where a build differs, an object does not start with its handle, and is refused.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from kcrash.types.model import ArrayType, CompoundType, EnumType, IntType, Membe
 
 _ULONG = IntType("unsigned long", 8, False)
 _UINT = IntType("unsigned int", 4, False)
+_USHORT = IntType("unsigned short", 2, False)
 _CHAR = IntType("char", 1, True, is_char=True)
 
 
@@ -36,19 +37,28 @@ _POOL = _struct(
 _ZSPAGE = CompoundType(
     "struct", "zspage", 56, [_bits("fullness", 0, 2), _bits("class", 2, 9), _bits("magic", 14, 8)]
 )
+# A list, a lock, a count, a work_struct, two pointers, the CPU and three sizes, then:
+_Z3FOLD = CompoundType(
+    "struct",
+    "z3fold_header",
+    88,
+    [Member("start_middle", _USHORT, 8 * 80), Member("first_num", _USHORT, 8 * 82, 2)],
+)
+# backing_dev: behind a semaphore, 16 counters, the size of the disk and the compressor's name.
 _ZRAM = _struct(
     "zram",
-    24,
+    360,
     ("table", PointerType(_ENTRY, 8), 0),
     ("mem_pool", PointerType(_POOL, 8), 8),
     ("comp", PointerType(_ZCOMP, 8), 16),
+    ("backing_dev", PointerType(_CHAR, 8), 352),
 )
 _FLAGS = EnumType(
     "zram_pageflags",
     4,
     {"ZRAM_LOCK": 24, "ZRAM_SAME": 25, "ZRAM_WB": 26, "ZRAM_UNDER_WB": 27, "ZRAM_HUGE": 28, "ZRAM_IDLE": 29},
 )
-_STRUCTS = {type_.name: type_ for type_ in (_ENTRY, _ZCOMP, _CLASS, _POOL, _ZSPAGE, _ZRAM)}
+_STRUCTS = {type_.name: type_ for type_ in (_ENTRY, _ZCOMP, _CLASS, _POOL, _ZSPAGE, _ZRAM, _Z3FOLD)}
 
 
 class ZramDeclarations:

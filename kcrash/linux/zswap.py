@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from kcrash.errors import CorruptData, KcrashError
-from kcrash.linux.compressors import Decompress, codec
+from kcrash.linux.compressors import Decompress, Packed, Stored, codec
+from kcrash.linux.module_types import module_types
 from kcrash.linux.xarray import load
+from kcrash.linux.zram_types import ZramDeclarations
 from kcrash.linux.zsmalloc import Objects
 
 if TYPE_CHECKING:
@@ -34,6 +36,45 @@ class _Buddies:
         return self.session.memory.read(handle, size)
 
 
+class _Threefold:
+    """z3fold: up to three objects a page, and a header before them (mm/z3fold.c, until v6.15).
+
+    A handle is the address of a word: the page's, with the number of the object's slot in the lowest bits,
+    and above them, of the page's last object, how many chunks it has. Of an object with a page of its own
+    the handle is that page's address plus one.
+    """
+
+    FIRST, MIDDLE, LAST = 1, 2, 3
+    CHUNKS = 64  # a page
+    HEADER = "struct z3fold_header"
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.types = module_types(session, "z3fold", instead=ZramDeclarations())
+        self.chunk = session.arch.page_size // self.CHUNKS
+        self.start = (self.types.size(self.HEADER) + self.chunk - 1) & -self.chunk
+
+    def read(self, handle: int, size: int) -> bytes:
+        memory, page_size = self.session.memory, self.session.arch.page_size
+        if handle & 1:
+            return memory.read(handle & -page_size, size)
+        word = memory.word(handle)
+        page, inside = word & -page_size, word & page_size - 1
+        offset = self._offset(page, inside)
+        if not self.start <= offset <= page_size - size:
+            raise CorruptData(f"z3fold: no object behind handle {handle:x}")
+        return memory.read(page + offset, size)
+
+    def _offset(self, page: int, inside: int) -> int:
+        header = self.session.value(self.types.type(self.HEADER), page)
+        buddy = (inside - int(header.first_num)) & 3
+        if buddy == self.FIRST:
+            return self.start
+        if buddy == self.MIDDLE:
+            return int(header.start_middle) * self.chunk
+        return self.session.arch.page_size - (inside >> 2) * self.chunk if buddy == self.LAST else 0
+
+
 class _Pool:
     """One ``struct zswap_pool``: a store and a compressor."""
 
@@ -59,6 +100,8 @@ class _Pool:
             return Objects(session, int(pool.pool))
         if kind == "zbud":
             return _Buddies(session)
+        if kind == "z3fold":
+            return _Threefold(session)
         raise KcrashError(f"zswap: pages that {kind!r} keeps cannot be read")
 
 
@@ -74,7 +117,7 @@ class Zswap:
         self._fields = types.reader(ENTRY, "length", "handle", "pool")
         self._pools: dict[int, _Pool] = {}
 
-    def read(self, type_: int, offset: int) -> bytes | None:
+    def locate(self, type_: int, offset: int) -> Stored | None:
         """The page at an offset of a swap area; None if zswap does not have it. Raises KcrashError."""
         tree = self.session.memory.word(self.trees + type_ * self.session.arch.word_bytes)
         entry = self._find(tree, offset) if tree else None
@@ -82,20 +125,21 @@ class Zswap:
             return None
         fields = self._fields
         length, handle, pool = fields(self.session.memory.read(entry + fields.start, fields.size))
-        return self._expanded(length, handle, pool)
+        return self._stored(length, handle, pool)
 
-    def _expanded(self, length: int, handle: int, pool: int) -> bytes:
+    def _stored(self, length: int, handle: int, pool: int) -> Stored:
         size = self.session.arch.page_size
         if not length:  # pages of one value had no object until v6.12, and no length
             word = self.session.arch.word_bytes
-            return handle.to_bytes(word, self.session.arch.byte_order) * (size // word)  # type: ignore[arg-type]
+            value: bytes = handle.to_bytes(word, self.session.arch.byte_order)  # type: ignore[arg-type]
+            return lambda: Packed(value * (size // word), size)
         if length > size:
             raise CorruptData(f"zswap: a page claims {length} bytes")
         if pool not in self._pools:
             self._pools[pool] = _Pool(self.session, pool)
         made = self._pools[pool]
-        data = made.store.read(handle, made.header + length)[made.header :]
-        return data if length == size else made.expand(data, size)
+        expand = made.expand if length < size else None
+        return lambda: Packed(made.store.read(handle, made.header + length)[made.header :], size, expand)
 
     # -- its trees
 

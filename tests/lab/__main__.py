@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from tests.lab import boots, forms, kernels, lab, streams, swaps, twins
+from tests.lab import boots, forms, kernels, lab, rare, streams, swaps, twins
 from tests.lab.architectures import AMD64, ARCHITECTURES
 
 
@@ -23,6 +23,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--arch", default=AMD64.name, choices=[*ARCHITECTURES], help="the machine's (amd64)")
     parser.add_argument("--cpu", default="", help="QEMU's -cpu (max); max,la57=off for four-level tables")
     parser.add_argument("--twins", action="store_true", help="twin processes and a core, and nothing else")
+    parser.add_argument("--rare", action="store_true", help="rare states and memory, and nothing else")
     parser.add_argument("--streams", action="store_true", help="QEMU's migration streams, and nothing else")
     parser.add_argument("--swaps", action="store_true", help="a process swapped out, and nothing else")
     parser.add_argument("--resident", type=int, default=0, metavar="MIB", help="--swaps: a large one instead")
@@ -64,9 +65,11 @@ def main() -> None:
         if options.streams:
             print(streams.streams(version))
         elif options.swaps or options.resident:
-            print(swaps.swaps(version, resident=options.resident).folder)
+            print(swaps.swaps(version, resident=options.resident, arch=options.arch).folder)
+        elif options.rare:
+            print(rare.rare(version, arch=options.arch, cpu=options.cpu).folder)
         elif options.twins:
-            print(twins.twins(version, arch=options.arch, cpu=options.cpu))
+            print(twins.twins(version, arch=options.arch, cpu=options.cpu).core)
         else:
             _make(version, options)
     return None

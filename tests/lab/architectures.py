@@ -219,6 +219,7 @@ ARMHF = Architecture(
 
 ROWS = (
     AMD64,
+    replace(AMD64, name="amd64-full", kernel="linux-image-amd64", debug=False, captured={}, capture=False),
     ARM64,
     replace(ARM64, name="arm64-16k", kernel="linux-image-arm64-16k", debug=False, compat=""),
     S390X,

@@ -29,15 +29,17 @@ def boot(
     disk: int,
     save: Save,
     captured: Captured | None = None,
+    modules: Sequence[str] = (),
 ) -> None:
     """Boots ``init`` in ``folder``, which is made, with the programs that ``build`` lays below a folder.
 
     Disks have ``disk`` MiB. ``save`` is called when the guest says READY; what it leaves stays.
     ``captured``: what a capture kernel is to write when the guest panics, by name; None: there is none.
+    ``modules``: what the kernel is to load more.
     """
     folder.mkdir()
     build(folder / "root")
-    (folder / "initrd.gz").write_bytes(_initrd(kernel, init, folder / "root", captured))
+    (folder / "initrd.gz").write_bytes(_initrd(kernel, init, folder / "root", captured, modules))
     for attempt in range(1, TRIES + 1):
         try:
             _once(box, kernel, machine, folder, disk, save)
@@ -58,11 +60,13 @@ def build(box: Toolbox, arch: Architecture, code: Sequence[Path], root: Path, *f
     _lay_out(root, target, box, arch)
 
 
-def _initrd(kernel: kernels.Kernel, init: Path, root: Path, captured: Captured | None) -> bytes:
+def _initrd(
+    kernel: kernels.Kernel, init: Path, root: Path, captured: Captured | None, modules: Sequence[str]
+) -> bytes:
     archive = initrd.Archive()
     archive.add_file("init", init)
     archive.add_file("bin/busybox", program(guest_root(kernel.arch), "busybox"))
-    for number, name in enumerate(kernels.MODULES):
+    for number, name in enumerate((*kernels.MODULES, *modules)):
         if (data := kernel.module(name)) is not None:
             archive.add(f"mods/{number:02}-{name}.ko", data)
     for path in sorted(root.rglob("*")):

@@ -215,8 +215,9 @@ class Kernel:
     def per_cpu_address(self, name: str, cpu: int) -> int | None:
         return self.symbols.find_kernel(f"{name}:{cpu}")
 
-    def value(self, type_: str, address: int) -> Value:
-        return Value(cast(Any, self), self.types.type(type_), address)
+    def value(self, type_: str | Type, address: int) -> Value:
+        found = self.types.type(type_) if isinstance(type_, str) else type_
+        return Value(cast(Any, self), found, address)
 
     def line_of(self, address: int) -> SourceLine | None:
         found = self.symbols.at(address)

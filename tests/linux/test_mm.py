@@ -138,12 +138,12 @@ def test_zram_was_read(opened: Opened) -> None:
     memory = opened.memory(area.pid)
     vma = memory.find_vma(area.start)
     assert vma is not None
-    assert any(chunk.data for chunk in memory.pages(vma, area.start, area.end))
+    assert any(chunk.stored for chunk in memory.pages(vma, area.start, area.end))
     device = swap(opened.session).area(0).zram
     assert device is not None
     assert re.match(r"lzo|zstd|lz4", device.compressor())
     with pytest.raises(KcrashError):
-        device.read(1 << 40)
+        device.locate(1 << 40)
 
 
 def test_states_have_texts() -> None:

@@ -13,6 +13,7 @@ from kcrash.linux.swap_cache import SwapCache
 from kcrash.linux.zswap import zswap
 from tests.linux.synthetic import Kernel
 
+PAGE_SIZE = 4096
 PAGE = bytes(range(256)) * 16
 
 
@@ -59,7 +60,8 @@ class Zswapped(Kernel):
     def page(self, offset: int, type_: int = 1) -> bytes | None:
         found = zswap(self.session)
         assert found is not None
-        return found.read(type_, offset)
+        stored = found.locate(type_, offset)
+        return None if stored is None else stored().page()
 
 
 @pytest.mark.parametrize("evictable", [0, 1])
@@ -75,6 +77,53 @@ def test_red_black_tree(evictable: int) -> None:
     assert kernel.page(3, type_=0) is None
 
 
+class Threefold(Zswapped):
+    """A page of z3fold with three objects, whose slots are numbered from ``first`` on."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__(b"z3fold")
+        self.first = first
+        self.memory.data += bytes(-len(self.memory.data) % PAGE_SIZE)
+        self.at = self.memory.add(bytes(PAGE_SIZE))
+        self.memory.write(self.at + 80, (40 | first << 16).to_bytes(4, "little"))  # start_middle, first_num
+
+    def object(self, buddy: int, page: bytes) -> tuple[int, int]:
+        """``(length, handle)``; the header takes two chunks of 64 bytes, the last object ends the page."""
+        data = b"\xaa" * self.header + _packed(page)
+        chunks = (len(data) + 63) // 64
+        offset = {1: 128, 2: 40 * 64, 3: PAGE_SIZE - chunks * 64}[buddy]
+        self.memory.write(self.at + offset, data)
+        slot = self.at | buddy + self.first & 3 | (chunks << 2 if buddy == 3 else 0)
+        return len(data) - self.header, self.words(slot)
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_three_objects_a_page(first: int) -> None:
+    kernel = Threefold(first)
+    pages = {3: PAGE, 5: PAGE[::-1], 9: bytes(100) + PAGE[100:]}
+    entries = [
+        kernel.entry(offset, *kernel.object(buddy, page))
+        for buddy, (offset, page) in enumerate(pages.items(), 1)
+    ]
+    kernel.hang(entries[1], entries[0], entries[2])
+    assert {offset: kernel.page(offset) for offset in pages} == pages
+
+
+def test_an_object_of_a_whole_page() -> None:
+    kernel = Threefold(0)
+    kernel.memory.write(kernel.at, b"\xaa" * 8 + _packed(PAGE))
+    kernel.hang(kernel.entry(5, len(_packed(PAGE)), kernel.at | 1), 0, 0)
+    assert kernel.page(5) == PAGE
+
+
+@pytest.mark.parametrize("slot", [0, 3 | 1 << 2, 3 | 0x3F << 2])
+def test_slots_that_make_no_sense(slot: int) -> None:
+    kernel = Threefold(0)
+    kernel.hang(kernel.entry(5, 200, kernel.words(kernel.at | slot)), 0, 0)
+    with pytest.raises(CorruptData, match="no object behind handle"):
+        kernel.page(5)
+
+
 def test_tree_that_loops() -> None:
     kernel = Zswapped()
     entry = kernel.stored(5, PAGE)
@@ -85,8 +134,8 @@ def test_tree_that_loops() -> None:
 
 def test_what_cannot_be_read() -> None:
     for kernel, message in (
-        (Zswapped(b"z3fold"), "z3fold"),
-        (Zswapped(compressor=b"842"), "no library decompresses pages of '842'"),
+        (Zswapped(b"zfold"), "zfold"),
+        (Zswapped(compressor=b"lzma"), "nothing decompresses pages of 'lzma'"),
     ):
         entry = kernel.stored(5, PAGE)
         kernel.hang(entry, 0, 0)
@@ -97,7 +146,7 @@ def test_what_cannot_be_read() -> None:
     with pytest.raises(CorruptData, match="claims 1048576 bytes"):
         kernel.page(5)
     with pytest.raises(UnknownCompressor):
-        codec("842")
+        codec("lzma")
 
 
 def test_no_zswap() -> None:

@@ -6,14 +6,18 @@ at most BATCH pages are held at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from kcrash.dump.base import CORRUPT, EXCLUDED, NOT_IN_DUMP, PRESENT, TRUNCATED
-from kcrash.errors import FaultReason
+from kcrash.dump.workers import workers
+from kcrash.errors import FaultReason, KcrashError
 from kcrash.extensions.gcore.report import SegmentReport
 from kcrash.extensions.gcore.segments import Segment
+from kcrash.linux.compressors import Packed, Stored
 from kcrash.linux.mm import VM_IO, VM_PFNMAP
+from kcrash.linux.swap import swap
 from kcrash.linux.userpages import Chunk, State
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
     from kcrash.extensions.gcore.process import Process
 
+T = TypeVar("T")
 BATCH = 2048  # pages; 8 MiB of 4 KiB pages
 MAX_WRITES = 4096  # that are handed over together
 NOT_ZERO_LEVELS = 0xE  # makedumpfile -d: what leaves out mapped pages for other reasons than being zero
@@ -34,13 +39,13 @@ _REASONS = {
 
 
 class Batch(NamedTuple):
-    """Neighbouring pages from ``start``: their frames (-1: none), their `State`, content of those without a
-    frame by number."""
+    """Neighbouring pages from ``start``: their frames (-1: none), their `State`, where those without a frame
+    are, by number."""
 
     start: int
     pfns: NDArray[np.int64]
     states: NDArray[np.uint8]
-    data: dict[int, bytes]
+    stored: dict[int, Stored]
 
 
 class Ready(NamedTuple):
@@ -133,41 +138,68 @@ class Collector:
         """The page above user space, through the kernel's tables; zeros if it is not there."""
         import numpy as np
 
-        data = self.session.memory.try_read(segment.vma.start, segment.size)
-        count = segment.size // self.page_size
-        state = State.UNTOUCHED if data is None else State.PRESENT
-        pages = (
-            {} if data is None else {n: data[n * self.page_size :][: self.page_size] for n in range(count)}
-        )
-        return Batch(segment.vma.start, np.full(count, -1, "i8"), np.full(count, state, "u1"), pages)
+        size, start = self.page_size, segment.vma.start
+        count = segment.size // size
+        there = self.session.memory.try_read(start, segment.size) is not None
+
+        def page(number: int) -> Packed:
+            return Packed(self.session.memory.read(start + number * size, size), size)
+
+        pages: dict[int, Stored] = {n: partial(page, n) for n in range(count)} if there else {}
+        state = State.PRESENT if there else State.UNTOUCHED
+        return Batch(start, np.full(count, -1, "i8"), np.full(count, state, "u1"), pages)
 
     # -- the pages themselves
 
-    def read(self, segment: Segment, offset: int, lost: list[int]) -> Iterator[Ready]:
+    def read(self, segment: Segment, offset: int, lost: list[tuple[int, str]]) -> Iterator[Ready]:
         """The segment's pages in order, zeros left out; ``offset``: of the segment in the file.
 
-        ``lost``: gets addresses of pages that could not be read although the dump's index has them.
+        ``lost``: gets address and reason of pages that could not be read although they seemed to be there.
         """
         for piece in self._pieces(segment):
             if isinstance(piece, Batch):
                 yield self._read_batch(piece, offset + piece.start - segment.vma.start, lost)
 
-    def _read_batch(self, batch: Batch, offset: int, lost: list[int]) -> Ready:
+    def _read_batch(self, batch: Batch, offset: int, lost: list[tuple[int, str]]) -> Ready:
         import numpy as np
 
         numbers = np.flatnonzero(batch.pfns >= 0)
         pieces: list[tuple[int, NDArray[np.uint8] | bytes]] = []
-        count = len(batch.data)
+        count = 0
         if len(numbers):
             data, states = self.dump.read_pages(batch.pfns[numbers].astype("u8"), self.page_size)
             corrupt = numbers[states == CORRUPT]
-            lost += [batch.start + int(number) * self.page_size for number in corrupt]
+            lost += [(batch.start + int(n) * self.page_size, FaultReason.CORRUPT.value) for n in corrupt]
             wanted = (states == PRESENT) & data.view("u8").any(axis=1)
             pieces += _runs(numbers, wanted, data)
             count += int((states == PRESENT).sum())
-        pieces += [(number, page) for number, page in batch.data.items() if any(page)]
+        for number, page in self._expanded(batch.stored):
+            if page is None:
+                lost.append((batch.start + number * self.page_size, State.SWAPPED.text))
+                continue
+            count += 1
+            if any(page):
+                pieces.append((number, page))
         pieces.sort(key=lambda piece: piece[0])
         return Ready([(offset + number * self.page_size, content) for number, content in pieces], count)
+
+    def _expanded(self, stored: dict[int, Stored]) -> Iterator[tuple[int, bytes | None]]:
+        """The pages by number, None for those that turn out to be broken: fetched here, one after the other,
+        and decompressed by all CPUs."""
+        packed = [(number, self._attempt(fetch)) for number, fetch in stored.items()]
+        pages = workers().map(self._page, (found for _number, found in packed)) if packed else ()
+        yield from zip((number for number, _found in packed), pages, strict=True)
+
+    def _page(self, packed: Packed | None) -> bytes | None:
+        return None if packed is None else self._attempt(packed.page)
+
+    def _attempt(self, make: Callable[[], T]) -> T | None:
+        """``make()``; None, and a line in the report, if it fails."""
+        try:
+            return make()
+        except KcrashError as error:
+            swap(self.session).note(error)
+            return None
 
 
 def grouped(parts: Iterable[Ready]) -> Iterator[Ready]:
@@ -203,12 +235,12 @@ def _joined(chunks: list[Chunk]) -> Batch:
 
     pfns = [chunk.pfns for chunk in chunks if chunk.pfns is not None]
     states = [chunk.states for chunk in chunks if chunk.states is not None]
-    data: dict[int, bytes] = {}
+    stored: dict[int, Stored] = {}
     at = 0
     for chunk in chunks:
-        data.update({at + number: page for number, page in chunk.data.items()})
+        stored.update({at + number: fetch for number, fetch in chunk.stored.items()})
         at += chunk.pages
-    return Batch(chunks[0].start, np.concatenate(pfns), np.concatenate(states), data)
+    return Batch(chunks[0].start, np.concatenate(pfns), np.concatenate(states), stored)
 
 
 def _runs(

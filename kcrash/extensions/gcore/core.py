@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kcrash.errors import CommandError, FaultReason
+from kcrash.errors import CommandError
 from kcrash.extensions.gcore.collect import Collector, Ready, grouped, one_ahead
 from kcrash.extensions.gcore.elf import Form, Layout, make_layout, note_bytes
 from kcrash.extensions.gcore.notes import make_notes
@@ -42,20 +42,21 @@ class Core:
             done(ready.pages)
         if self.layout.tail:
             sink.write(self.layout.total - len(self.layout.tail), memoryview(self.layout.tail))
+        self.report.problems += swap(self.process.session).take_problems()
         if self.report.missing != known:
             self._rewrite_report(sink)
         sink.finish(self.layout.total)
 
     def _read(self) -> Iterator[Ready]:
-        """All segments' pages; what turns out to be corrupt is reported as missing."""
+        """All segments' pages; what turns out to be broken is reported as missing."""
         for segment, (_load, offset), report in zip(
             self.segments, self.layout.loads, self.report.segments, strict=True
         ):
-            lost: list[int] = []
+            lost: list[tuple[int, str]] = []
             yield from self.collector.read(segment, offset, lost)
-            for address in lost:
+            for address, reason in lost:
                 report.present -= 1
-                report.lose(address, 1, FaultReason.CORRUPT.value, self.report.page_size)
+                report.lose(address, 1, reason, self.report.page_size)
 
     def _rewrite_report(self, sink: Sink) -> None:
         order = _form(self.process, self.port).order

@@ -151,6 +151,6 @@ def test_image_of_mkswap(tmp_path: Path) -> None:
         subprocess.run([tool, "-q", "-p", str(size), str(path)], check=True, capture_output=True)
         image = SwapImage(str(path), size, "little")
         assert image.pages == (1 << 20) // size
-        assert image.read(1) == bytes(size)
+        assert image.locate(1)().page() == bytes(size)
         with pytest.raises(kcrash.KcrashError):
-            image.read(image.pages)
+            image.locate(image.pages)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import cache, kernels, small
+from tests.lab.architectures import AMD64, ARCHITECTURES, Architecture
 from tests.lab.boots import MIB
 from tests.lab.qemu import DISKS, Guest, Machine
 from tests.lab.toolbox import Toolbox, toolbox
@@ -23,12 +24,15 @@ HERE = Path(__file__).parent
 SOURCES = (HERE / "init", HERE / "swaps.c", HERE.parent / "small.py")
 DISK = 64  # MiB
 DEVICE, FILE = "/dev/vda", "/disk/swapfile"  # as /proc/swaps calls them
-FILE_SIZE = 8 * MIB
+BACKING = "/dev/vdc"  # of a zram device
+FILE_AT, FILE_SIZE = 48 * MIB, 8 * MIB  # what the swap file held, on DEVICE
+MORE_MODULES = ("zpool", "zbud", "z3fold", "crypto_deflate", "lz4_decompress")
 
 
 @dataclass(frozen=True)
 class Swaps:
-    """``device``, ``file``: what the swap device and the swap file held when ``dump`` was made."""
+    """``device``, ``file``, ``backing``: what the swap device, the swap file and the device behind zram held
+    when ``dump`` was made."""
 
     kernel: kernels.Kernel
     folder: Path
@@ -43,6 +47,10 @@ class Swaps:
 
     @property
     def file(self) -> Path:
+        return self.folder / "swapfile"
+
+    @property
+    def backing(self) -> Path:
         return self.folder / DISKS[2]
 
     @property
@@ -61,34 +69,37 @@ class Swaps:
         return int(found[1])
 
 
-def _machine(resident: int) -> Machine:
+def _machine(resident: int, arch: Architecture = AMD64) -> Machine:
     if not resident:
-        return Machine(memory=512)
-    return Machine(memory=resident + 512, append=f"lab_resident={resident}")
+        return Machine(memory=512, cpu=arch.cpu, arch=arch)
+    return Machine(memory=resident + 512, cpu=arch.cpu, append=f"lab_resident={resident}", arch=arch)
 
 
 def _name(kernel: kernels.Kernel, machine: Machine) -> str:
     shape = (machine.memory, machine.cpus, machine.cpu, machine.append, machine.arch.key)
     made_of = (shape, DISK, kernel.release, kernel.package_version, *SOURCES)
-    return f"swaps/{kernel.version}-{cache.digest(*made_of)}"
+    return f"swaps/{kernel.version}-{kernel.arch.name}-{cache.digest(*made_of)}"
 
 
-def cached(version: str) -> bool:
+def cached(version: str, *, arch: str = AMD64.name) -> bool:
     """Whether it is there already: nothing is fetched or made."""
-    if not (cache.root() / kernels.pin_name(version, Machine().arch)).exists():
+    row = ARCHITECTURES[arch]
+    if not (cache.root() / kernels.pin_name(version, row)).exists():
         return False
-    return (cache.root() / _name(kernels.kernel(version), _machine(0))).exists()
+    return (cache.root() / _name(kernels.kernel(version, row), _machine(0, row))).exists()
 
 
-def require(version: str) -> None:
+def require(version: str, *, arch: str = AMD64.name) -> None:
     """Skips the test, loudly, where the dump is neither there nor allowed to be made."""
-    if not cached(version) and os.environ.get("KCRASH_LAB") != "1":
-        pytest.skip(f"NO SWAPPED PROCESS on {version}: set KCRASH_LAB=1, or python -m tests.lab --swaps")
+    if not cached(version, arch=arch) and os.environ.get("KCRASH_LAB") != "1":
+        what = f"{version} {arch}"
+        pytest.skip(f"NO SWAPPED PROCESS on {what}: set KCRASH_LAB=1, or python -m tests.lab --swaps")
 
 
-def swaps(version: str, *, resident: int = 0) -> Swaps:
+def swaps(version: str, *, resident: int = 0, arch: str = AMD64.name) -> Swaps:
     """The dump of a kernel, made when missing (a minute). resident: MiB of a process that has them all."""
-    kernel, machine, box = kernels.kernel(version), _machine(resident), toolbox()
+    row = ARCHITECTURES[arch]
+    kernel, machine, box = kernels.kernel(version, row), _machine(resident, row), toolbox(row)
 
     def make(folder: Path) -> None:
         def save(guest: Guest) -> None:
@@ -98,12 +109,19 @@ def swaps(version: str, *, resident: int = 0) -> Swaps:
             small.build(box, kernel.arch, [HERE / "swaps.c"], root)
 
         small.boot(box, kernel, machine, HERE / "init", build, folder, DISK, save)
-        os.truncate(folder / DISKS[2], FILE_SIZE)
+        _take_file(folder)
         cache.remove(folder / DISKS[1])
         if resident:
             _compress(box, folder)
 
     return Swaps(kernel, cache.keep(_name(kernel, machine), make))
+
+
+def _take_file(folder: Path) -> None:
+    with (folder / DISKS[0]).open("r+b") as disk:
+        disk.seek(FILE_AT)
+        (folder / "swapfile").write_bytes(disk.read(FILE_SIZE))
+        disk.truncate(FILE_AT)
 
 
 def _compress(box: Toolbox, folder: Path) -> None:

@@ -1,4 +1,5 @@
-/* Memory swapped out to a device, to a file, to zswap, and to a device but still in the swap cache; or much memory. */
+/* Memory swapped out to a device, to a file, to zram with each compressor, written back by zram, to zswap with each
+ * kind of pool, and to a device but still in the swap cache; or much memory. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>
@@ -126,14 +127,112 @@ static void in_swap_cache(void)
 	say("cached", child, start, 8 * page, MIX64, seeds << 32);
 }
 
+static int try(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY), done = fd >= 0 && write(fd, text, strlen(text)) > 0;
+
+	close(fd);
+	return done;
+}
+
+static int zram_set(int number, const char *name, const char *text)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/block/zram%d/%s", number, name);
+	return try(path, text);
+}
+
+static int new_zram(void)
+{
+	FILE *f = fopen("/sys/class/zram-control/hot_add", "r");
+	int number = -1;
+
+	if (f && fscanf(f, "%d", &number) != 1)
+		number = -1;
+	if (f)
+		fclose(f);
+	return number;
+}
+
+static void zram_on(int number)
+{
+	static int priority = 10;
+	char line[64];
+
+	if (!zram_set(number, "disksize", "4M"))
+		die("disksize");
+	snprintf(line, sizeof(line), "mkswap /dev/zram%d >/dev/null", number);
+	if (system(line))
+		die("mkswap");
+	snprintf(line, sizeof(line), "/dev/zram%d", number);
+	if (swapon(line, SWAP_FLAG_PREFER | priority++))
+		die(line);
+}
+
+/* As many pages as make sure that most are on this device, see "file" below. */
+static void zram(const char *compressor)
+{
+	int number = new_zram();
+	char kind[32];
+
+	if (number < 0 || !zram_set(number, "comp_algorithm", compressor))
+		return;
+	zram_on(number);
+	snprintf(kind, sizeof(kind), "zram-%s", compressor);
+	swapped(kind, 160, RAMP64);
+	printf("ZRAM %d %s\n", number, compressor);
+}
+
+/* All its pages are on the backing device then, but those that are of one value. */
+static void zram_written_back(void)
+{
+	int number = new_zram();
+
+	if (number < 0 || !zram_set(number, "backing_dev", "/dev/vdc"))
+		return;
+	zram_on(number);
+	swapped("zram-back", 160, MIX64);
+	swapped("zram-back-ramp", 32, RAMP64);
+	sync();
+	zram_set(number, "idle", "all");
+	if (!zram_set(number, "writeback", "idle"))
+		die("writeback");
+	printf("ZRAM %d written back\n", number);
+}
+
+static void zrams(void)
+{
+	static const char *const compressors[] = { "lzo", "lzo-rle", "lz4", "lz4hc", "zstd", "deflate", "842" };
+	size_t i;
+
+	for (i = 0; i < sizeof(compressors) / sizeof(compressors[0]); i++)
+		zram(compressors[i]);
+	zram_written_back();
+}
+
+#define ZSWAP "/sys/module/zswap/parameters/"
+
+/* Kernels from v6.15 on have one kind of pool, and nothing to choose it with. */
 static void zswap(void)
 {
-	if (access("/sys/module/zswap/parameters/enabled", W_OK))
+	static const char *const pools[] = { "", "zbud", "z3fold", "zsmalloc" };
+	static const char *const compressors[] = { "lzo", "lz4", "842", "deflate" };
+	char kind[32];
+	size_t i;
+
+	if (access(ZSWAP "enabled", W_OK))
 		return;
-	put("/sys/module/zswap/parameters/enabled", "Y");
-	swapped("zswap-ramp", 8, RAMP64);
+	put(ZSWAP "enabled", "Y");
+	for (i = 0; i < sizeof(pools) / sizeof(pools[0]); i++) {
+		if (i && !try(ZSWAP "zpool", pools[i]))
+			continue;
+		try(ZSWAP "compressor", compressors[i]);
+		snprintf(kind, sizeof(kind), "zswap-ramp%s%s", i ? "-" : "", pools[i]);
+		swapped(kind, 24, RAMP64);
+	}
 	swapped("zswap-same", 8, SAME64);
-	put("/sys/module/zswap/parameters/enabled", "N");
+	put(ZSWAP "enabled", "N");
 }
 
 /* The first half of each page does not compress, the rest is zeros. */
@@ -158,6 +257,7 @@ static void swap_everywhere(void)
 	swapped("file", 256, MIX64); /* more than the slots that each CPU has set aside on the device */
 	zswap();
 	in_swap_cache();
+	zrams();
 }
 
 int main(int argc, char **argv)
