@@ -16,7 +16,7 @@ from kcrash.linux.zsmalloc import Objects
 if TYPE_CHECKING:
     from kcrash.session import Session
 
-PROBED = 256  # table entries
+SCANNED, PROBED = 1 << 16, 256  # table entries, and those in use
 
 
 class Zram:
@@ -58,10 +58,22 @@ class Zram:
         if self.types.has("struct zram", "disksize"):
             return stride
         for size in (stride, stride + 8):
-            found = [self._sane(*self._slot(index, size)) for index in range(min(self.pages, PROBED))]
-            if found and all(found):
+            if self._fits(size):
                 return size
         raise CorruptData("zram: its table makes no sense")
+
+    def _fits(self, stride: int) -> bool:
+        """True if the first entries in use make sense with that size."""
+        used = 0
+        for index in range(min(self.pages, SCANNED)):
+            handle, flags = self._slot(index, stride)
+            if handle or flags:
+                used += 1
+                if not self._sane(handle, flags):
+                    return False
+                if used == PROBED:
+                    break
+        return True
 
     def _slot(self, index: int, stride: int) -> tuple[int, int]:
         """``(handle, flags)`` of a table entry."""

@@ -146,7 +146,7 @@ def test_segments_are_the_kernels(cores: tuple[CoreFile, CoreFile]) -> None:
 
 
 def test_contents_are_the_kernels(cores: tuple[CoreFile, CoreFile]) -> None:
-    """Every byte, but for ids and a few words a mapping, as the C library keeps them (ids in decimal, too)."""
+    """Every byte, but for ids and a few words a mapping that the C library keeps (ids in decimal, too)."""
     theirs, ours = cores
     ids = [_threads(core).keys() for core in cores]
     total = 0

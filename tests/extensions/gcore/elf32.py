@@ -6,8 +6,8 @@ import struct
 from pathlib import Path
 
 REGISTERS = (
-    "ebx", "ecx", "edx", "esi", "edi", "ebp", "eax", "ds", "es", "fs", "gs", "orig_eax", "eip", "cs", "eflags",
-    "esp", "ss",
+    "ebx", "ecx", "edx", "esi", "edi", "ebp", "eax", "ds", "es", "fs", "gs", "orig_eax", "eip", "cs",
+    "eflags", "esp", "ss",
 )  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,13 +15,19 @@ import pytest
 import kcrash
 from kcrash.commands import REGISTRY
 from kcrash.commands._shell import Shell
+from kcrash.linux.compressors import Packed
+from kcrash.linux.swap import swap
 from kcrash.session import Session
 from tests.commands.helpers import Kept
 from tests.extensions.gcore.corefile import CoreFile
-from tests.lab.swaps import DEVICE, FILE, Swaps, require, swaps
+from tests.lab.swaps import BACKING, DEVICE, FILE, Swaps, require, swaps
 from tests.lab.truth import Area
 
-KERNELS = tuple(os.environ.get("KCRASH_LAB_KERNELS", "6.1,7.2").split(","))
+KERNELS = (
+    *((version, "amd64") for version in os.environ.get("KCRASH_LAB_KERNELS", "5.10,6.1,6.12,7.2").split(",")),
+    ("5.10", "amd64-full"),  # with zswap, whose pools are zbud, z3fold and zsmalloc, and 842
+    ("6.1", "amd64-full"),
+)
 PAGE = 4096
 
 
@@ -32,7 +40,8 @@ class Case:
 
     @cached_property
     def session(self) -> Session:
-        return kcrash.open(str(self.made.kernel.vmlinux), str(self.made.dump))
+        kernel = self.made.kernel
+        return kcrash.open(*([str(kernel.vmlinux)] if kernel.arch.debug else []), str(self.made.dump))
 
     def run(self, line: str) -> tuple[int, str]:
         kept = Kept()
@@ -53,13 +62,15 @@ class Case:
 
     @property
     def images(self) -> str:
-        return f"--swap {DEVICE}={self.made.device} --swap {FILE}={self.made.file}"
+        made = {DEVICE: self.made.device, FILE: self.made.file, BACKING: self.made.backing}
+        return " ".join(f"--swap {name}={path}" for name, path in made.items())
 
 
-@pytest.fixture(params=KERNELS)
+@pytest.fixture(params=KERNELS, ids="-".join)
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
-    require(request.param)
-    made = Case(swaps(request.param), tmp_path)
+    version, arch = request.param
+    require(version, arch=arch)
+    made = Case(swaps(version, arch=arch), tmp_path)
     yield made
     made.session.close()
 
@@ -76,11 +87,11 @@ def test_with_what_the_disks_held(case: Case) -> None:
 
 
 def test_without_them_only_disks_are_missing(case: Case) -> None:
-    """zswap, the swap cache and pages of zeros (from v6.12 on) are in memory."""
+    """zram, zswap, the swap cache and pages of zeros (from v6.12 on) are in memory."""
     area = case.area("device")
     core = case.core(area.pid)
     lost = {int(start, 16) + PAGE * n for start, pages, why in core.report["ranges"] for n in range(pages)}
-    for kind in ("device", "file"):
+    for kind in ("device", "file", "zram-back"):
         area = case.area(kind)
         pages = range(area.start, area.end, PAGE)
         assert len(lost & set(pages)) > len(pages) // 2, kind
@@ -95,8 +106,44 @@ def test_without_them_only_disks_are_missing(case: Case) -> None:
         case.session.types.has("struct swap_info_struct", "zeromap") or case.made.kernel.version == "7.2"
     )
     assert bool(lost & set(range(zeros.start, zeros.end, PAGE))) != in_memory
-    for name in (DEVICE, FILE):
+    for name in (DEVICE, FILE, BACKING):
         assert any(name in problem for problem in core.report["problems"])
+
+
+def test_every_compressor_of_zram(case: Case) -> None:
+    """Those that the guest's kernel offers; most of their pages are on their own device, some on others."""
+    made = set(re.findall(r"^ZRAM \d+ (\S+)$", case.made.console, re.MULTILINE))
+    wanted = {"lz4", "lz4hc", "zstd", "deflate"}
+    if case.made.kernel.version in ("5.10", "6.1"):
+        wanted |= {"lzo", "lzo-rle"} | ({"842"} if case.made.kernel.arch.name == "amd64-full" else set())
+    assert made >= wanted
+    areas = [case.area(f"zram-{name}") for name in sorted(made)]
+    core = case.core(areas[0].pid, case.images)
+    for area in areas:
+        assert core.memory(area.start, area.size) == area.content, area.kind
+    found = {name for area in swap(case.session).areas() if area.zram for name in [area.zram.compressor()]}
+    assert found >= made  # that each was in use
+
+
+def test_every_pool_of_zswap(case: Case) -> None:
+    made = {area.kind for area in case.made.truth.areas if area.kind.startswith("zswap-")}
+    full = case.made.kernel.arch.name == "amd64-full"
+    assert made == ({f"zswap-{k}" for k in ("ramp", "ramp-zbud", "ramp-z3fold", "ramp-zsmalloc", "same")} if full else set())
+
+
+def test_swapped_pages_are_decompressed_once(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = Counter[int]()
+
+    def page(self: Packed) -> bytes:
+        count[0] += 1
+        return expand(self)
+
+    expand = Packed.page
+    monkeypatch.setattr(Packed, "page", page)
+    core = case.core(case.area("device").pid, case.images)
+    swapped = sum(a.size // PAGE for a in case.made.truth.areas if a.pid == case.area("device").pid)
+    assert 0 < count[0] <= swapped
+    assert core.report["missing"] == {}
 
 
 def test_the_swap_cache_has_what_another_process_read(case: Case) -> None:

@@ -25,8 +25,8 @@ SOURCES = (HERE / "init", HERE / "swaps.c", HERE.parent / "small.py")
 DISK = 64  # MiB
 DEVICE, FILE = "/dev/vda", "/disk/swapfile"  # as /proc/swaps calls them
 BACKING = "/dev/vdc"  # of a zram device
-FILE_AT, FILE_SIZE = 48 * MIB, 8 * MIB  # what the swap file held, on DEVICE
-MORE_MODULES = ("zpool", "zbud", "z3fold", "crypto_deflate", "lz4_decompress")
+FILE_AT, FILE_SIZE = 48 * MIB, 8 * MIB  # what the swap file held, on BACKING
+MORE_MODULES = ("zpool", "zbud", "z3fold", "xxhash", "zstd_decompress", "zstd")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def swaps(version: str, *, resident: int = 0, arch: str = AMD64.name) -> Swaps:
 
 
 def _take_file(folder: Path) -> None:
-    with (folder / DISKS[0]).open("r+b") as disk:
+    with (folder / DISKS[2]).open("r+b") as disk:
         disk.seek(FILE_AT)
         (folder / "swapfile").write_bytes(disk.read(FILE_SIZE))
         disk.truncate(FILE_AT)
