@@ -126,9 +126,11 @@ def test_every_compressor_of_zram(case: Case) -> None:
 
 
 def test_every_pool_of_zswap(case: Case) -> None:
+    """Their content is checked with all the others' above: this is that they are all there."""
     made = {area.kind for area in case.made.truth.areas if area.kind.startswith("zswap-")}
     full = case.made.kernel.arch.name == "amd64-full"
-    assert made == ({f"zswap-{k}" for k in ("ramp", "ramp-zbud", "ramp-z3fold", "ramp-zsmalloc", "same")} if full else set())
+    kinds = ("ramp", "ramp-zbud", "ramp-z3fold", "ramp-zsmalloc", "same")
+    assert made == ({f"zswap-{kind}" for kind in kinds} if full else set())
 
 
 def test_swapped_pages_are_decompressed_once(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,7 +111,7 @@ static void set_exit(struct thread *t)
 	set_call(&t->regs, SYS_exit_group, (u64[]){ 0 }, 1);
 }
 
-/* 2 GiB of random bytes over and over into the same megabyte: a call of a minute. */
+/* 2 GiB of random bytes into the same megabyte: a call of a minute. */
 static void set_busy(struct thread *t)
 {
 	static struct iovec parts[1024];
@@ -129,6 +129,12 @@ static void set_nothing(struct thread *t)
 }
 
 static void become(const char *state);
+
+static void busy_body(struct thread *t)
+{
+	for (;;)
+		park_read(&t->regs);
+}
 
 /* The child stays behind its parent, which from now on does nothing but run, on the same CPU. */
 static void new_body(struct thread *t)
@@ -172,7 +178,7 @@ static const struct state rare[] = {
 	{ "notifying", PARK(pause), set_notifying, BY_SYSCALL, "S", .body = NULL },
 	{ "new", PARK(stop), set_fork, BY_SYSCALL_DONE, "R", .body = new_body },
 	{ "hog", PARK(spin), set_nothing, BY_EXCEPTION, "R", .body = NULL },
-	{ "busy", PARK(read), set_busy, BY_SYSCALL, "R", .body = NULL, .cpu = 3 },
+	{ "busy", PARK(read), set_busy, BY_SYSCALL, "R", .body = busy_body, .cpu = 3 },
 	{ "entering", PARK(pause), set_sleep, BY_SYSCALL, "t", .body = NULL },
 	{ "leaving", PARK(stop), set_exit, BY_SYSCALL, "t", .body = NULL },
 	{ "half", NULL, "half_body", set_nothing, BY_LIBC, "Z", .body = half_body },
@@ -410,10 +416,16 @@ static void guarded(void)
 		a->runs[a->nruns++] = (struct run){ 2 * page_size, 2 * page_size, 0, ZERO };
 }
 
+static void not_killed(int sig)
+{
+	(void)sig;
+}
+
 static void poisoned(void)
 {
 	struct area *a = area("poison", PAGES, MIX64, 8ULL << 40);
 
+	signal(SIGBUS, not_killed);
 	if (madvise((char *)at(a) + page_size, page_size, MADV_HWPOISON))
 		snprintf(a->attr, sizeof(a->attr), "healthy");
 }
@@ -449,6 +461,22 @@ static void memory(void)
 	guarded();
 	poisoned();
 	device();
+	become("sleep");
+}
+
+/* 8 GiB, of which a page is there every 256 MiB: it starts with mix64 of its number. */
+static void sparse(void)
+{
+	const u64 size = 8ULL << 30, step = 256ULL << 20;
+	char *p = mmap(NULL, size, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	u64 i;
+
+	if (p == MAP_FAILED)
+		die("sparse");
+	for (i = 0; i < size / step; i++)
+		*(u64 *)(p + i * step) = mix64(i);
+	printf("SPARSE %d %#llx\n", getpid(), (unsigned long long)addr(p));
+	fflush(stdout);
 	become("sleep");
 }
 
@@ -495,7 +523,7 @@ static void share_board(void)
 int main(void)
 {
 	bool compat = !access("/bin/fast32", X_OK);
-	unsigned count = 13 + compat, tries;
+	unsigned count = 14 + compat, tries;
 
 	setvbuf(stdout, NULL, _IOFBF, 1 << 16);
 	page_size = (u64)sysconf(_SC_PAGESIZE);
@@ -504,6 +532,7 @@ int main(void)
 	put("/proc/sys/kernel/sched_rt_runtime_us", "-1");
 	spawn("lab-memory", memory);
 	spawn("lab-sandbox", sandbox);
+	spawn("lab-sparse", sparse);
 	stop_at_entry();
 	stop_at_exit();
 	stop_half();
