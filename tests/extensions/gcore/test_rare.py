@@ -17,9 +17,9 @@ import kcrash
 from kcrash.commands import REGISTRY
 from kcrash.commands._shell import Shell
 from kcrash.session import Session
+from tests.arch.forms import CORES
 from tests.commands.helpers import Kept
 from tests.extensions.gcore.corefile import CoreFile
-from tests.extensions.gcore.elf32 import Core32
 from tests.extensions.gcore.test_lab import RESUME_FLAG, _check_legacy, _check_ymm
 from tests.lab import rare
 from tests.lab.rare import FORMS, Rare
@@ -171,8 +171,8 @@ def test_by_the_fast_entry_of_32_bit_programs(case: Case) -> None:
     seen = truth.fact(f"/proc/{thread.pid}/task/{thread.tid}/syscall").split()
     sp, pc = (int(word, 0) for word in seen[-2:])
     assert sp == thread.registers["rsp"] - 16  # where to return to, and what the vdso saves
-    core = Core32(case.path(thread.pid))
-    found = core.registers
+    core = case.core(thread.pid)
+    found = CORES["i386"].general(core.threads[0].status)
     names = {
         "ebx": "rbx",
         "ecx": "rcx",
