@@ -238,6 +238,16 @@ def _linear(probe: Any, space: Any, kaslr: int, page_offset: int, start: int) ->
     return (LinearRange(page_offset, end, start),) if end > page_offset else ()
 
 
+MAX_IMAGE = 1 << 25  # a kernel must be reached by branches
+
+
+def code_pointer(layout: KernelLayout) -> Callable[[int], int]:
+    """A CPU that comes up runs by physical addresses at first: what calls secondary_start_kernel() is the end
+    of its stack, and so are addresses of the image there."""
+    start = layout.constants["PHYS_OFFSET"]
+    return lambda value: 0 if start <= value < start + MAX_IMAGE else value
+
+
 # -- tasks and stacks
 
 
@@ -348,5 +358,6 @@ ARM = register_arch(
         format_registers=format_registers,
         frame=FrameLayout(saved_fp=-12, return_address=-4, cfa=4, regs_functions=ENTRY_FUNCTIONS),
         frame_style=FrameStyle(numbered=True),
+        code_pointer=code_pointer,
     )
 )

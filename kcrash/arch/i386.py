@@ -69,11 +69,12 @@ PRSTATUS = Prstatus(
 
 
 # Entry code (arch/x86/entry/entry_32.S, of several versions) with a struct pt_regs at the stack pointer. What
-# the frame pointer held there is the user's.
+# the frame pointer held there is the user's. The last ones are where CPUs start.
 ENTRY_FUNCTIONS = (
     "entry_INT80_32", "entry_SYSENTER_32", "ret_from_fork", "ret_from_kernel_thread", "system_call",
     "syscall_call", "sysenter_do_call", "ia32_sysenter_target", "sysenter_past_esp", "work_pending",
     "work_resched", "work_notifysig", "syscall_trace_entry", "syscall_exit_work",
+    "startup_32", "startup_32_smp", "default_entry",
 )  # fmt: skip
 
 

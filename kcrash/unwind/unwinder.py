@@ -326,6 +326,8 @@ class Unwinder:
         return_address = found.values.get(row.return_column)
         if return_address is None:
             return _Step(cfa, note=self._no_caller(row, found))
+        if target.canonical is not None:
+            return_address = found.values[row.return_column] = target.canonical(return_address)
         if not return_address and not target.null_call:
             return _Step(cfa)  # the link register of what nothing has called (__mmap_switched of arm)
         caller = self._caller(row, found, return_address)
@@ -341,8 +343,6 @@ class Unwinder:
 
     def _caller(self, row: Row, found: Recovered, return_address: int) -> Registers:
         target = self.target
-        if target.canonical is not None:
-            return_address = found.values[row.return_column] = target.canonical(return_address)
         if self._fix_return is not None:
             return_address = self._fix_return(return_address, _slot(row, found.cfa))
         found.values[target.pc] = return_address
