@@ -367,6 +367,7 @@ ARM64 = register_arch(
         pt_regs=PT_REGS,
         prstatus=PRSTATUS,
         capstone=("CS_ARCH_ARM64", "CS_MODE_ARM"),
+        instruction_bytes=lambda code: 4,
         find_layout=find_layout,
         switched_out=switched_out,
         task_stack_padding=task_stack_padding,

@@ -227,6 +227,16 @@ class CallCode:
     pushed: Callable[[bytes], list[int]]
 
 
+class Prologue(NamedTuple):
+    """What a function has done to the stack: ``taken`` bytes; ``saved``: where registers (DWARF numbers) are,
+    from the stack pointer that it was called with; ``frame_pointer``: what that is from there, if it is set.
+    """
+
+    taken: int
+    saved: Mapping[int, int]
+    frame_pointer: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arch:
     """One CPU architecture.
@@ -245,8 +255,13 @@ class Arch:
     authentication code out of a return address; None where there is none.
     ``frame_made``: whether a function's code, from its start on, has made the function's frame: until then
     the caller's is the last of ``chained`` ones.
+    ``copied_code``: for a kernel (kcrash.linux.stack.StackProbe), what turns a return address in a CPU's copy
+    of entry code into one in the original; None where there are no copies.
     ``ftrace_nop``: what stands at the start of a traceable function while nothing traces it.
+    ``instruction_bytes``: of the instruction that begins there, for those that capstone does not know.
     ``assembly``: mnemonic and operands of an instruction of capstone's as GNU's disassembler writes them.
+    ``prologue``: what the code from a function's start up to some place has done to the stack; None where
+    other things tell. Where frames are chained it is asked for interrupted ones only.
     ``user_paging``: the form of a process's tables, by physical memory and the top table there.
     ``format_registers(registers, symbol)``: ``symbol`` names the routine and offset of an address.
     """
@@ -278,10 +293,13 @@ class Arch:
     virtual_tables: bool = False
     stop_functions: tuple[str, ...] = ()
     code_pointer: Callable[[KernelLayout], Callable[[int], int]] | None = None
+    copied_code: Callable[[Any], Callable[[int], int]] | None = None
     user_paging: Callable[[KernelLayout, Memory, int], Paging] = lambda layout, physical, top: layout.paging
     call_code: CallCode | None = None
     frame_made: Callable[[bytes], bool] | None = None
+    prologue: Callable[[bytes], Prologue] | None = None
     ftrace_nop: bytes = b""
+    instruction_bytes: Callable[[bytes], int] = lambda code: 1
     assembly: Callable[[Any], tuple[str, str]] = lambda found: (found.mnemonic, found.op_str)
 
     @property

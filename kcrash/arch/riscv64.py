@@ -268,6 +268,7 @@ RISCV64 = register_arch(
         pt_regs=PT_REGS,
         prstatus=PRSTATUS,
         capstone=("CS_ARCH_RISCV", "CS_MODE_RISCV64", "CS_MODE_RISCVC"),
+        instruction_bytes=lambda code: 4 if code[0] & 3 == 3 else 2,
         find_layout=find_layout,
         switched_out=switched_out,
         task_stack_padding=task_stack_padding,

@@ -20,6 +20,7 @@ from kcrash.arch.base import (
     LinearRange,
     Memory,
     Paging,
+    Prologue,
     Prstatus,
     StackRange,
     SymbolLookup,
@@ -27,6 +28,7 @@ from kcrash.arch.base import (
     displacement,
     register_arch,
 )
+from kcrash.arch.prologue import PrologueReader
 from kcrash.errors import CorruptData, KcrashError, MemoryFault
 
 if TYPE_CHECKING:
@@ -59,9 +61,13 @@ PRSTATUS = Prstatus(
     size=336, signal=12, pid=32, times=48, regs=112, fpvalid=328,
     registers=("pswm", "pswa", *GPRS, *ACCESS, "orig_gpr2"),
 )  # fmt: skip
-# Stacks of a CPU by the members of struct lowcore that point into them. That for code without translation was
-# the panic stack before v4.20; all CPUs share one for a restart.
+# Stacks of a CPU, by the members of struct lowcore that point into them. That for code without translation
+# was the panic stack before v4.20; all CPUs share one for a restart.
 LOWCORE = "struct lowcore"
+SP = 15
+# Instructions: the first byte and the last of those of six, the first two of the others.
+STMG, STG, LMG, LG, LAY = b"\xeb\x24", b"\xe3\x24", b"\xeb\x04", b"\xe3\x04", b"\xe3\x71"
+AGHI_R15, BR, J, JG = b"\xa7\xfb", b"\x07\xf0", b"\xa7\xf4", b"\xc0\xf4"
 LOWCORE_STACKS = {"async_stack": "IRQ", "nodat_stack": "NODAT", "panic_stack": "PANIC", "mcck_stack": "MCCK",
                   "restart_stack": "RESTART"}  # fmt: skip
 
@@ -181,6 +187,41 @@ def switched_out(types: TypeLookup, symbols: SymbolLookup, memory: Memory, task:
     return found | {DWARF["pswa"]: found[14]}
 
 
+def prologue(code: bytes) -> Prologue:
+    """What compiled code does to the stack: stmg, stg and lmg relative to its pointer, aghi and lay of it."""
+    reader, at = PrologueReader(), 0
+    while at < len(code):
+        size = instruction_bytes(code[at:])
+        _instruction(reader, code[at : at + size])
+        at += size
+    return reader.result()
+
+
+def instruction_bytes(code: bytes) -> int:
+    """The two highest bits tell."""
+    return (2, 4, 4, 6)[code[0] >> 6]
+
+
+def _instruction(reader: PrologueReader, code: bytes) -> None:
+    operation = code[:1] + code[-1:] if len(code) == 6 else code[:2]
+    if code[:1] + bytes([code[-1] & 0xF0]) == BR or code[:2] in (J, JG):
+        reader.leave()
+    elif operation == AGHI_R15:
+        reader.take(-int.from_bytes(code[2:4], "big", signed=True))
+    elif len(code) == 6 and code[2] >> 4 == SP:
+        first, third = code[1] >> 4, code[1] & 15
+        offset = code[2] << 8 & 0xF00 | code[3] | code[4] << 12
+        offset -= offset >> 19 << 20
+        if operation in (STMG, STG):
+            for number in range(first, (third if operation == STMG else first) + 1):
+                reader.save(number, offset)
+                offset += 8
+        elif operation == LAY and first == SP and not third:
+            reader.take(-offset)
+        elif (operation == LMG and third == SP) or (operation == LG and first == SP):
+            reader.restore()
+
+
 def task_stack_padding(symbols: SymbolLookup) -> int:
     """Nothing stands between the user's pt_regs and the top of the stack (task_pt_regs())."""
     return 0
@@ -266,6 +307,8 @@ S390X = register_arch(
         stacks=stacks,
         format_registers=format_registers,
         frame=FrameLayout(saved_fp=152, return_address=136, cfa=None, chained=160),
+        prologue=prologue,
+        instruction_bytes=instruction_bytes,
         frame_style=FrameStyle(at_frame_pointer=True, numbered=True),
         user_paging=user_paging,
     )

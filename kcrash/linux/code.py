@@ -35,6 +35,8 @@ def _make_decoder(session: Session) -> Any:
     import capstone
 
     family, *modes = session.arch.capstone
+    if not hasattr(capstone, family):
+        raise KcrashError(f"capstone {capstone.__version__} does not disassemble {session.arch.name}")
     decoder = capstone.Cs(getattr(capstone, family), sum(getattr(capstone, mode) for mode in modes))
     decoder.detail = True
     if family == "CS_ARCH_X86":
@@ -60,8 +62,8 @@ def instructions(session: Session, space: AddressSpace, start: int, end: int | N
             yield _convert(session, found, capstone)
             consumed += found.size
         if not consumed:
-            yield Instruction(address, data[:1], "(bad)", "", None, False)
-            consumed = 1
+            consumed = session.arch.instruction_bytes(data)
+            yield Instruction(address, data[:consumed], "(bad)", "", None, False)
         address += consumed
 
 

@@ -48,9 +48,18 @@ def unwind_target(session: Session) -> Target:
 
 
 def _make_target(session: Session) -> Target:
-    clean = session.arch.code_pointer
-    entries = tuple(_ranges(session, session.arch.frame.regs_functions))
-    return target_for(session.arch, _regs_layout(session), clean and clean(session.layout), entries)
+    arch = session.arch
+    clean = arch.code_pointer and arch.code_pointer(session.layout)
+    if arch.copied_code is not None:
+        clean = arch.copied_code(StackProbe(session, possible_cpus(session)))
+    entries = tuple(_ranges(session, _entry_functions(session)))
+    return target_for(arch, _regs_layout(session), clean, entries)
+
+
+def _entry_functions(session: Session) -> tuple[str, ...]:
+    """Without those that have become functions in C, which a routine of assembly of a similar name calls."""
+    find, names = session.symbols.find_kernel, session.arch.frame.regs_functions
+    return tuple(name for name in names if find(f"{name}_asm") is None)
 
 
 def _regs_layout(session: Session) -> RegsLayout:

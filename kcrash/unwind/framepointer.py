@@ -114,6 +114,24 @@ def entry_row(target: Target, address: int, memory: BlockReader) -> Row | None:
     return Row(Rule(Kind.CONSTANT, 0, address), (), target.return_column, False, "fp")
 
 
+def prologue_row(target: Target, code: bytes, interrupted: bool) -> Row:
+    """The rules of a function of which ``code`` has run. Registers that it has not saved it has not changed.
+
+    One that has called without saving the return address never returns: there is no caller.
+    """
+    assert target.prologue is not None
+    taken, saved, frame_pointer = target.prologue(code)
+    if not interrupted and target.return_column not in saved:
+        return END
+    kept = {number: same_value(number) for number in (*target.callee_saved, target.return_column)}
+    rules = {**kept, target.sp: Rule(Kind.CFA)}
+    rules |= {number: Rule(Kind.SAVED, offset=at) for number, at in saved.items() if number in kept}
+    cfa = Rule(Kind.REGISTER, target.sp, taken)
+    if frame_pointer is not None:
+        cfa = Rule(Kind.REGISTER, target.fp, -frame_pointer)
+    return Row(cfa, tuple(rules.items()), target.return_column, False, "prologue")
+
+
 def leaf_row(target: Target, frame_pointer: int, memory: BlockReader) -> Row | None:
     """The rules of an interrupted function that has saved the frame pointer only (FrameLayout.leaf_fp).
 

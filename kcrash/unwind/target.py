@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from kcrash.arch.base import FrameLayout
 
 if TYPE_CHECKING:
-    from kcrash.arch.base import Arch, CallCode
+    from kcrash.arch.base import Arch, CallCode, Prologue
 
 
 class MemoryReader(Protocol):
@@ -61,6 +61,7 @@ class Target:
     ``user_mode``: True if registers are those of user space.
     ``call_code``: what code tells of calls, None if it cannot be asked; ``frame_made``: see Arch.
     ``regs_code``: addresses of FrameLayout.regs_functions, each from the first up to its end.
+    ``prologue``: see Arch.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Target:
     user_mode: Callable[[Mapping[int, int]], bool] = field(default=lambda registers: False)
     call_code: CallCode | None = None
     frame_made: Callable[[bytes], bool] | None = None
+    prologue: Callable[[bytes], Prologue] | None = None
     regs_code: tuple[tuple[int, int], ...] = ()
 
     @cached_property
@@ -133,5 +135,6 @@ def target_for(
         user_mode=user_mode,
         call_code=arch.call_code,
         frame_made=arch.frame_made,
+        prologue=arch.prologue,
         regs_code=regs_code,
     )

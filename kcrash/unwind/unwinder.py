@@ -15,7 +15,14 @@ from kcrash.errors import BadFormat, MemoryFault
 from kcrash.unwind.codemap import CodeMap, RowTable, Tables
 from kcrash.unwind.exidx import UNTOLD
 from kcrash.unwind.expression import Unknown
-from kcrash.unwind.framepointer import call_row, entry_row, frame_row, leaf_row, null_call_row
+from kcrash.unwind.framepointer import (
+    call_row,
+    entry_row,
+    frame_row,
+    leaf_row,
+    null_call_row,
+    prologue_row,
+)
 from kcrash.unwind.memory import BlockReader
 from kcrash.unwind.recover import Recovered, find_cfa, recover
 from kcrash.unwind.registers import Registers
@@ -28,6 +35,7 @@ MAX_CALL_WORDS = 1024  # searched for the call of a function; kernels are built 
 MAX_PROLOGUE = 64
 MAX_ARGUMENTS = 2  # words of a system call's arguments that entry code pushes (arm)
 MAX_BODY = 4096  # of a function, looked through for what makes its frame
+MAX_FUNCTION = 1 << 16  # bytes of code read of a function that no table describes
 
 
 class Frame(NamedTuple):
@@ -36,8 +44,8 @@ class Frame(NamedTuple):
     ``pc``: None if unknown; ``cfa``: the canonical frame address (on x86_64 the
     stack pointer before the call), None if nothing tells it; ``registers``: as
     they were in this frame; ``method``: how the step to this frame was made:
-    "start", "cfi", "orc", "exidx", "call" (no table; found by the call), "fp" or "regs" (out of
-    a saved struct pt_regs);
+    "start", "cfi", "orc", "exidx", "call" (no table; found by the call), "prologue" (no table; what the
+    function's code does), "fp" or "regs" (out of a saved struct pt_regs);
     ``interrupted``: ``pc`` is where the frame was interrupted, not a return
     address; ``regs_address``: of the pt_regs that ``registers`` came from;
     ``note``: why the trace ends here, "" if it goes on or has come to its proper end;
@@ -231,6 +239,7 @@ class Unwinder:
         if not in_code and self._returns_to_code(registers, memory):
             return null_call_row(self.target), ""
         called = self._call_row(pc if interrupted else pc - 1, registers, memory) if in_code else None
+        called = called or (self._prologue_row(pc, interrupted) if in_code else None)
         if called is not None:
             return called, ""
         frame_pointer = registers.get(self.target.fp)
@@ -269,6 +278,18 @@ class Unwinder:
             if step.caller is not None and self._goes_on(step.caller, memory):
                 return row
         return None
+
+    def _prologue_row(self, pc: int, interrupted: bool) -> Row | None:
+        """Where frames are chained that says more, but of an interrupted function."""
+        start = self._function_start(pc if interrupted else pc - 1) if self._function_start else None
+        wanted = interrupted or not self.target.frame.chained
+        if self.target.prologue is None or start is None or not wanted or pc - start > MAX_FUNCTION:
+            return None
+        try:
+            code = self.memory.read(start, pc - start)
+        except MemoryFault:
+            return None
+        return prologue_row(self.target, code, interrupted)
 
     def _calls_of(self, function: int, sp: int, memory: BlockReader) -> Iterator[int]:
         """The CFAs that a frame of ``function`` may have: above a return address behind a call of it."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kcrash.arch.base import Entry, EntryKind, KernelLayout
-from kcrash.arch.s390x import DWARF, S390X, make_paging, swap_entry, user_mode
+from kcrash.arch.s390x import DWARF, S390X, make_paging, prologue, swap_entry, user_mode
 from kcrash.errors import CorruptData, FaultReason, MemoryFault
 from kcrash.linux.stack import cpu_stacks, thread_size
 from kcrash.memory.space import AddressSpace, PagedSpace
@@ -18,6 +18,7 @@ from kcrash.unwind.registers import Registers
 from kcrash.unwind.target import RegsLayout, target_for
 from kcrash.unwind.unwinder import Frame, Unwinder
 from tests.arch.conftest import Lab
+from tests.arch.prologues import prologues_beside_tables
 
 TOP = 0x8000_0000
 # The lowest address bit that each level from the top resolves; a table's type in its entries, from the top.
@@ -161,10 +162,31 @@ def test_the_chain_leads_from_a_cpus_stack_through_an_interrupt_to_user_space() 
     assert found[3].regs_address == regs and found[4].regs_address == outer + 160 and not found[4].note
 
 
+def test_prologue_of_compiled_code() -> None:
+    """Instructions of arch_cpu_idle() and down_killable(), cut where a CPU might have been."""
+    idle = bytes.fromhex("e3f0f0900024 b904001f e3f0ffe0ff71 e310f0980024 a52e0000")
+    assert prologue(idle[:0]) == (0, {}, None)
+    assert prologue(idle) == (0x20, {15: 0x90, 1: 0x98 - 0x20}, None)
+    body = bytes.fromhex("c00400000000 ebaff0680024 b90400ef e3f0ffc0ff71")
+    saved = {number: 0x68 + 8 * (number - 10) for number in range(10, 16)}
+    assert prologue(body) == (0x40, saved, None)
+    epilogue = bytes.fromhex("ebaff0a80004")
+    assert prologue(body + epilogue) == (0, {}, None)
+    assert prologue(body + epilogue + b"\x07\xf5") == (0x40, saved, None), (
+        "behind the return the body goes on"
+    )
+
+
+@pytest.mark.parametrize("machine", ["s390x"], indirect=True)
+def test_prologues_say_what_the_compilers_tables_say(machine: Lab) -> None:
+    """Where .debug_frame finds the frame by the stack pointer."""
+    prologues_beside_tables(machine, stack_bias=160)
+
+
 def test_a_chain_in_a_circle_ends() -> None:
     words = {
         TASK + BACK_CHAIN: TASK + 0x100, TASK + 0x100 + SAVED_R14: CODE + 0x300,
-        TASK + 0x100 + BACK_CHAIN: TASK,
+        TASK + 0x100 + BACK_CHAIN: TASK, TASK + SAVED_R14: CODE + 0x400,
     }  # fmt: skip
     found = frames(words, pswm=0, pswa=CODE + 0x100, r15=TASK)
     assert len(found) < 5 and found[-1].note
