@@ -336,3 +336,12 @@ def default_task(session: Session) -> Task | None:
         return found
     cpu = min(table.current, default=None)
     return None if cpu is None else table.by_address.get(table.current[cpu])
+
+
+def thread_flags(task: Task) -> int:
+    """The TIF_* flags, in the task or at the start of its stack (task_thread_info()). Raises MemoryFault."""
+    types, memory = task.session.types, task.session.memory
+    path = "thread_info.flags"
+    if types.has("struct task_struct", path):
+        return memory.word(task.address + types.offset("struct task_struct", path))
+    return memory.word(task.stack + types.offset("struct thread_info", "flags"))

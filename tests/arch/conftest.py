@@ -43,6 +43,7 @@ MACHINES = {
     "i386-pae": ("i386-pae", "6.1", ""),
     "armhf": ("armhf", "6.12", ""),
     "armhf-lpae": ("armhf-lpae", "6.12", ""),
+    "loong64-7.2": ("loong64", "7.2", ""),
 }
 
 

@@ -68,6 +68,16 @@ def i386_block(thread: Thread, shown: str) -> None:
     assert {name: values[name] for name in thread.registers} == thread.registers
 
 
+def loongarch64_block(thread: Thread, shown: str) -> None:
+    block = re.findall(r"([a-z_0-9]+) ([0-9a-f]{16})", shown[shown.index("     pc ") :])
+    values = {name: int(value, 16) for name, value in block}
+    names = ["ra", "tp", "sp", *(f"a{n}" for n in range(8)), *(f"t{n}" for n in range(9)), "u0", "s9",
+             *(f"s{n}" for n in range(9))]  # fmt: skip
+    numbered = {f"r{number}": values[name] for number, name in enumerate(names, 1)}
+    numbered |= {"pc": values["pc"], "orig_a0": values["orig_a0"]}
+    assert {name: numbered[name] for name in thread.registers} == thread.registers
+
+
 BLOCKS: dict[str, Callable[[Thread, str], None]] = {
     "arm64": arm64_block,
     "s390x": s390x_block,
@@ -75,6 +85,7 @@ BLOCKS: dict[str, Callable[[Thread, str], None]] = {
     "ppc64le": ppc64le_block,
     "arm": arm_block,
     "i386": i386_block,
+    "loongarch64": loongarch64_block,
 }
 
 
@@ -152,6 +163,15 @@ def ppc64le_notes(thread: Thread, notes: dict[str, bytes]) -> None:
         assert control == thread.vector.control, thread.name
 
 
+def loongarch64_notes(thread: Thread, notes: dict[str, bytes]) -> None:
+    if thread.vector is not None and "FPREGSET" in notes:
+        state = notes["FPREGSET"]
+        halves = b"".join(thread.vector.v(n) for n in range(16))  # 8 bytes of each of 32 registers
+        assert state[:256] == halves and len(state) == 268, thread.name
+        flags = int.from_bytes(bytes(thread.vector.control["fcc"] >> n & 1 for n in range(8)), "little")
+        assert struct.unpack_from("<QI", state, 256) == (flags, thread.vector.control["fcsr"]), thread.name
+
+
 # Of two threads the one that calls a function first looks it up, which leaves its traces in temporaries; a0
 # of a call is -ENOSYS, but its argument again where a signal is about to restart the call.
 RISCV_LOOSE = frozenset(("a0", "t0", "t1", "t2", "t3", "t4", "t5", "t6"))
@@ -190,6 +210,8 @@ def arm_notes(thread: Thread, notes: dict[str, bytes]) -> None:
 AMD64_LOOSE = frozenset(("rax",))
 ARM64_LEFTOVERS = frozenset(("FPREGSET", "LINUX:0x405"))
 
+LOONGARCH_LOOSE = frozenset(("r4", "badv", *(f"r{n}" for n in range(12, 21))))
+
 CORES = {
     "amd64": CoreForm(REGISTERS, lambda thread, notes: None, AMD64_LOOSE, sp="rsp", pc="rip"),
     "arm64": CoreForm(
@@ -211,6 +233,14 @@ CORES = {
     "arm": CoreForm(
         (*(f"r{n}" for n in range(13)), "sp", "lr", "pc", "cpsr", "orig_r0"), arm_notes, wide=False
     ),
+    "loongarch64": CoreForm(
+        (*(f"r{n}" for n in range(32)), "orig_a0", "pc", "badv"),
+        loongarch64_notes,
+        LOONGARCH_LOOSE,
+        sp="r3",
+        tls="r2",
+    ),
 }
 CORES["armhf"] = CORES["arm"]
 CORES["ppc64el"] = CORES["ppc64le"]  # as Debian calls it
+CORES["loong64"] = CORES["loongarch64"]

@@ -41,11 +41,13 @@ MACHINES = [
     ("armhf-lpae", "6.12", ""),
     ("ppc64el-64k", "6.12", ""),
     ("ppc64el-64k", "6.12", "power8"),
+    ("loong64", "7.2", ""),
 ]
 OWN = {"PRPSINFO", "SIGINFO", "LINUX:0x404", "LINUX:0x307"}
 LAST = ("XSAVE_LAYOUT", "KCRASH")  # notes of no thread
 THREADS = 5  # at least
 STRAY = 8  # words of a mapping
+NOT_IN_MEMORY = {"LINUX:0xa00"}  # CPUCFG of LoongArch: what an instruction tells
 SSBS = 1 << 12  # of arm64's pstate: whether stores may be bypassed
 
 
@@ -85,7 +87,7 @@ def _threads(core: CoreFile) -> dict[int, Notes]:
     for kind, data in core.notes:
         if kind == "PRSTATUS":
             found[Thread(data, {}, core.order, core.wide).pid] = last = []
-        if kind not in LAST:
+        if kind not in LAST and kind not in NOT_IN_MEMORY:
             last.append((kind, data))
     return dict(sorted(found.items()))
 

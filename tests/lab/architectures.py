@@ -139,7 +139,7 @@ RISCV64 = Architecture(
 )
 
 # Without ACPI, which the firmware brings, i8042's driver touches ports that there are not. Debian has no
-# makedumpfile for it.
+# makedumpfile for it, and its kernel no BTF: types are in the debug package only, of 1 GB.
 LOONG64 = Architecture(
     name="loong64",
     debian="loong64",
@@ -150,7 +150,6 @@ LOONG64 = Architecture(
     ),
     console="ttyS0",
     gnu="loongarch64-linux-gnu",
-    debug=False,
     packages=(
         "qemu-system-misc",
         "qemu-efi-loongarch64",

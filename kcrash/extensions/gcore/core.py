@@ -67,7 +67,8 @@ class Core:
 
 
 def _form(process: Process, port: Port) -> Form:
-    return Form(port.word_bytes, process.session.arch.byte_order, port.machine)
+    arch = process.session.arch
+    return Form(port.word_bytes, arch.byte_order, port.machine, arch.page_size)
 
 
 def make_core(process: Process, given_filter: int | None) -> Core:

@@ -10,7 +10,6 @@ from kcrash.extensions.gcore.regsets.base import Note
 
 ET_CORE, PT_LOAD, PT_NOTE, PN_XNUM = 4, 1, 4, 0xFFFF
 PF_X, PF_W, PF_R = 1, 2, 4
-PAGE = 4096  # ELF_EXEC_PAGESIZE
 
 
 class Load(NamedTuple):
@@ -23,11 +22,12 @@ class Load(NamedTuple):
 
 
 class Form(NamedTuple):
-    """Word size and byte order of the file, and e_machine."""
+    """Word size and byte order of the file, e_machine, and how segments are aligned (ELF_EXEC_PAGESIZE)."""
 
     word_bytes: int
     byte_order: str
     machine: int
+    page_size: int = 4096
 
     @property
     def order(self) -> str:
@@ -110,7 +110,7 @@ def make_layout(form: Form, notes: bytes, loads: Sequence[Load]) -> Layout:
     """Lay out a core file: headers, notes, then the segments from a page boundary on, in order."""
     segments = len(loads) + 1
     notes_at = form.header_size + segments * form.segment_size
-    data = (notes_at + len(notes) + PAGE - 1) & -PAGE
+    data = notes_at + len(notes) + form.page_size - 1 & -form.page_size
     placed, offset = [], data
     for load in loads:
         placed.append((load, offset))
@@ -118,7 +118,7 @@ def make_layout(form: Form, notes: bytes, loads: Sequence[Load]) -> Layout:
     tail = _section(form, segments) if segments >= PN_XNUM else b""
     parts = [_header(form, segments, offset), _segment(form, PT_NOTE, 0, notes_at, 0, len(notes), 0, 4)]
     parts += [
-        _segment(form, PT_LOAD, load.flags, at, load.address, load.size, load.memory, PAGE)
+        _segment(form, PT_LOAD, load.flags, at, load.address, load.size, load.memory, form.page_size)
         for load, at in placed
     ]
     head = b"".join((*parts, notes))

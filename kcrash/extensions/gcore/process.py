@@ -12,7 +12,7 @@ from kcrash.extensions.gcore.regsets.base import Unavailable, UserRegisters
 from kcrash.linux.cpu_registers import CpuRegisters, cpu_registers
 from kcrash.linux.mm import Mm
 from kcrash.linux.stack import frames, read_regs, user_regs_address
-from kcrash.linux.tasks import Task, current_tasks, task_table
+from kcrash.linux.tasks import Task, current_tasks, task_table, thread_flags
 from kcrash.linux.userpages import UserMemory
 
 if TYPE_CHECKING:
@@ -80,12 +80,8 @@ class Thread:
         return {}
 
     def thread_flag(self, bit: int) -> bool:
-        """A TIF_* flag; False where thread_info is not in the task (before v4.9)."""
-        types, path = self.session.types, "thread_info.flags"
-        if not types.has("struct task_struct", path):
-            return False
-        flags = self.session.memory.word(self.task.address + types.offset("struct task_struct", path))
-        return bool(flags >> bit & 1)
+        """A TIF_* flag."""
+        return bool(thread_flags(self.task) >> bit & 1)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include "lab.h"
 
-enum { A0 = 4, A7 = 11 };
+enum { A0 = 4, A7 = 11, T0 = 12, T8 = 20 };
 
 void fill_regs(struct thread *t, struct regs *r, unsigned salt)
 {
@@ -46,14 +46,16 @@ void print_bases(const struct thread *t)
 	printf(",\"tp\":\"%#llx\"", (long long)t->tls_base);
 }
 
-/* While a call is not done the kernel has its own in a0 (do_syscall(), arch/loongarch/kernel/syscall.c). */
+/* While a call is not done the kernel has its own in a0 (do_syscall(), arch/loongarch/kernel/syscall.c); it
+ * never saves the temporaries (handle_syscall() in entry.S). */
 void print_regs(const char *key, const struct regs *r, enum entry entry)
 {
+	bool call = entry == BY_SYSCALL || entry == BY_SYSCALL_DONE;
 	unsigned i;
 
 	printf(",\"%s\":{", key);
 	for (i = 1; i < 32; i++)
-		if (i != A0)
+		if (i != A0 && !(call && i >= T0 && i <= T8))
 			printf("\"r%u\":\"%#llx\",", i, (long long)r->r[i]);
 	if (entry != BY_SYSCALL)
 		printf("\"r4\":\"%#llx\",", entry == BY_SYSCALL_DONE ? 0 : (long long)r->r[A0]);
