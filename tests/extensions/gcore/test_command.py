@@ -69,6 +69,37 @@ def test_foreach_writes_every_process_once(one: Case, tmp_path: Path) -> None:
     assert [path.name.split(".")[1] for path in (tmp_path / "more").iterdir()] == [str(twice)]
 
 
+def test_several_at_once(one: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Processes and a word that names none: the cores are written, the word is complained of."""
+    truth = one.dumps.truth
+    pids = [truth.worker, truth.process("lab-forked").pid]
+    status, text = one.run(f"gcore -o {tmp_path} {pids[0]} nonsense {pids[1]}")
+    assert status == 1
+    assert text.count("Saved ") == 2
+    assert "nonsense" in text + capsys.readouterr().err
+    assert {int(path.name.split(".")[1]) for path in tmp_path.iterdir()} == set(pids)
+    assert [CoreFile(path).report["pid"] for path in sorted(tmp_path.iterdir())] == sorted(pids)
+
+
+def test_a_name_that_several_processes_have(one: Case, tmp_path: Path) -> None:
+    """A core of each process with a thread of that name; the thread is the core's first."""
+    threads = one.dumps.truth.threads_in("futex")
+    assert len({thread.pid for thread in threads}) > 2
+    assert one.run(f"gcore -o {tmp_path}/ lab-futex")[0] == 0
+    first = {CoreFile(path).report["pid"]: CoreFile(path).threads[0].pid for path in tmp_path.iterdir()}
+    assert first == {thread.pid: thread.tid for thread in threads}
+
+
+def test_one_file_for_several(one: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth = one.dumps.truth
+    pids = f"{truth.worker} {truth.process('lab-forked').pid}"
+    assert one.run(f"gcore -o {tmp_path}/x {pids}")[0] == 1
+    assert "is no folder, and 2 cores are to be written" in capsys.readouterr().err
+    assert one.run(f"gcore -o - {pids}")[0] == 1
+    assert "one process only" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_refusals(one: Case) -> None:
     truth = one.dumps.truth
     kernel = next(t for t in truth.tasks if t.tid == 2)

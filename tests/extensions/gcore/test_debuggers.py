@@ -167,3 +167,82 @@ def test_lldb(one: Case) -> None:
         if frames is not None:
             at = names.index(frames[0])
             assert tuple(names[at : at + len(frames)]) == frames, thread.pid
+
+
+def _lldb(case: Case, core: Path, *commands: str) -> str:
+    folder = case.dumps.sysroot / "lib" / "x86_64-linux-gnu"
+    words = ["lldb", "-b", "-o", f"settings set target.exec-search-paths {folder}"]
+    words += ["-o", f"target create --core {core} {case.dumps.workload}"]
+    return _run(*words, *(word for line in commands for word in ("-o", line)))
+
+
+def test_lldb_reads_registers_and_memory(one: Case) -> None:
+    """General and vector registers of the first thread, and memory that was swapped out. (lldb 14 shows no
+    ymm of any core, nor of one that the kernel wrote.)"""
+    truth = one.dumps.truth
+    thread = next(t for t in truth.threads if t.tid == truth.worker)
+    area = truth.area("swap-mix")
+    names = ("rbx", "rbp", "rsp", "rip", "r12", "r15")
+    text = _lldb(
+        one,
+        one.worker.path,
+        f"register read {' '.join(names)} xmm5",
+        f"memory read -f x -s 8 -c 2 {area.start:#x}",
+    )
+    shown = {
+        name: int(value, 16) for name, value in re.findall(r"^ +(\w+) = (0x[0-9a-f]+)\b", text, re.MULTILINE)
+    }
+    assert {name: shown[name] for name in names} == {name: thread.registers[name] for name in names}
+    assert thread.vector is not None
+    data = re.search(r"xmm5 = \{((?:0x[0-9a-f]{2} ?)+)\}", text)
+    assert data is not None
+    assert bytes(int(byte, 16) for byte in data[1].split()) == thread.vector.xmm(5)
+    words = [int.from_bytes(area.content[i : i + 8], "little") for i in (0, 8)]
+    assert f"{words[0]:#018x} {words[1]:#018x}" in text
+
+
+def test_eu_readelf_shows_the_registers(one: Case) -> None:
+    """Each thread's, as elfutils lays out the note."""
+    text = _run("eu-readelf", "-n", str(one.worker.path))
+    parts = re.split(r"^ +CORE +\d+ +PRSTATUS$", text, flags=re.MULTILINE)[1:]
+    assert len(parts) == len(one.worker.threads)
+    for thread, part in zip(one.worker.threads, parts, strict=True):
+        values = re.findall(r"\b(rip|rbx|r12|rsp|fs\.base|orig_rax): +(0x[0-9a-f]+|-?\d+)", part)
+        found = {name.replace(".", "_"): int(value, 0) & (1 << 64) - 1 for name, value in values}
+        assert found == {name: thread.registers[name] for name in found}
+        assert len(found) == 6
+
+
+MANY = 70000  # more than e_phnum can say
+
+
+@pytest.fixture(scope="module")
+def many(one: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The worker's notes, and as many segments, the last with a page of sevens."""
+    from kcrash.extensions.gcore.elf import Form, Load, make_layout
+
+    note = one.worker.segments[0]
+    one.worker.file.seek(note.offset)
+    notes = one.worker.file.read(note.file_size)
+    loads = [Load(0x10000 + 0x2000 * n, 0x1000, 0x1000 * (n + 1 == MANY), 6) for n in range(MANY)]
+    layout = make_layout(Form(8, "little", 62), notes, loads)
+    path = tmp_path_factory.mktemp("many") / "core"
+    path.write_bytes(layout.head.ljust(layout.data, b"\0") + b"\7" * 4096 + layout.tail)
+    assert path.stat().st_size == layout.total
+    return path
+
+
+def test_gdb_opens_more_segments_than_the_header_counts(one: Case, many: Path) -> None:
+    last = 0x10000 + 0x2000 * (MANY - 1)
+    text = _run("gdb", "-nx", "-batch", "-ex", "info threads", "-ex", f"x/gx {last:#x}", "--core", str(many))
+    assert f"{last:#x}:\t0x0707070707070707" in text
+    assert text.count("LWP") >= len(one.worker.threads)
+
+
+@pytest.mark.parametrize(
+    "command", [("readelf", "-hlW"), ("eu-readelf", "-hl")], ids=["binutils", "elfutils"]
+)
+def test_readelf_counts_them(many: Path, command: tuple[str, str]) -> None:
+    text = _run(*command, str(many))
+    assert len(re.findall(r"^ +LOAD ", text, re.MULTILINE)) == MANY
+    assert re.search(rf"\b65535 \({MANY + 1}\b", text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,7 @@ MACHINES = [
 ]
 PAGE = 4096
 SYS_WRITE = 1
+PKRU = 2688  # offset in a standard XSAVE area, of QEMU's CPU
 ARITHMETIC = 0x8D5  # carry, parity, auxiliary, zero, sign, overflow
 
 
@@ -112,6 +114,7 @@ def test_everything_was_said(case: Case) -> None:
             "half",
             "crash",
             "fast",
+            "ports",
         )
     }
 
@@ -141,6 +144,19 @@ def test_vectors(case: Case) -> None:
         _check_ymm(thread, notes["XSTATE"])
         checked.add(thread.state)
     assert checked >= {"sleep", "filtered", "notifying", "new", "entering", "leaving"}
+
+
+def test_ports_and_protection_keys(case: Case) -> None:
+    """The bitmap has a bit for each port that is closed; a key has two bits, of which the kernel sets the first."""
+    thread = case.made.truth.thread("ports")
+    core = case.core(thread.pid)
+    notes = core.thread(thread.tid).notes
+    closed = bytearray(b"\xff" * 8192)
+    closed[0x378 // 8] = 0xF8
+    assert notes["IOPERM"] == bytes(closed)
+    assert [t.pid for t in core.threads if "IOPERM" in t.notes] == [thread.tid]
+    keys = struct.unpack_from("<I", notes["XSTATE"], PKRU)[0]
+    assert keys == 0x55555554 | 3 << 2
 
 
 def test_a_dead_thread_of_a_living_process(case: Case) -> None:

@@ -32,6 +32,12 @@
 #define RW (PROT_READ | PROT_WRITE)
 #define PAGES 8
 #define FIFO "/tmp/go"
+#ifdef __x86_64__
+#include <sys/io.h>
+#define PORTS 1
+#else
+#define PORTS 0
+#endif
 
 struct board *board;
 u64 page_size, huge_page_size;
@@ -100,6 +106,17 @@ static void set_notifying(struct thread *t)
 	filter(SECCOMP_FILTER_FLAG_NEW_LISTENER, SYS_sync, SECCOMP_RET_USER_NOTIF);
 	set_call(&t->regs, SYS_sync, NULL, 0);
 }
+
+#ifdef __x86_64__
+/* A bitmap of I/O ports: 0x378 to 0x37a are open. And a protection key that allows nothing. */
+static void set_ports(struct thread *t)
+{
+	if (ioperm(0x378, 3, 1))
+		die("ioperm");
+	syscall(SYS_pkey_alloc, 0, 3);
+	set_sleep(t);
+}
+#endif
 
 static void set_fork(struct thread *t)
 {
@@ -176,6 +193,9 @@ static const struct state rare[] = {
 	{ "sleep", PARK(pause), set_sleep, BY_SYSCALL, "S", .body = NULL },
 	{ "filtered", PARK(pause), set_filtered, BY_SYSCALL, "S", .body = NULL },
 	{ "notifying", PARK(pause), set_notifying, BY_SYSCALL, "S", .body = NULL },
+#ifdef __x86_64__
+	{ "ports", PARK(pause), set_ports, BY_SYSCALL, "S", .body = NULL },
+#endif
 	{ "new", PARK(stop), set_fork, BY_SYSCALL_DONE, "R", .body = new_body },
 	{ "hog", PARK(spin), set_nothing, BY_EXCEPTION, "R", .body = NULL },
 	{ "busy", PARK(read), set_busy, BY_SYSCALL, "R", .body = busy_body, .cpu = 3 },
@@ -297,14 +317,21 @@ static void crasher(void)
 	become("crash");
 }
 
-static void sandbox(void)
+static void start(const char *state)
 {
 	pthread_t id;
 
-	if (pthread_create(&id, NULL, thread_main, rare_thread("filtered")))
+	if (pthread_create(&id, NULL, thread_main, rare_thread(state)))
 		die("pthread_create");
-	if (pthread_create(&id, NULL, thread_main, rare_thread("notifying")))
-		die("pthread_create");
+}
+
+static void sandbox(void)
+{
+	start("filtered");
+	start("notifying");
+#ifdef __x86_64__
+	start("ports");
+#endif
 	become("sleep");
 }
 
@@ -523,7 +550,7 @@ static void share_board(void)
 int main(void)
 {
 	bool compat = !access("/bin/fast32", X_OK);
-	unsigned count = 14 + compat, tries;
+	unsigned count = 14 + PORTS + compat, tries;
 
 	setvbuf(stdout, NULL, _IOFBF, 1 << 16);
 	page_size = (u64)sysconf(_SC_PAGESIZE);
