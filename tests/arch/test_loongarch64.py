@@ -21,6 +21,8 @@ from kcrash.arch.loongarch64 import (
 )
 from kcrash.dump.vmcoreinfo import parse_vmcoreinfo
 from kcrash.errors import FaultReason, KcrashError, MemoryFault
+from kcrash.linux.stack import frames as frames_of
+from kcrash.linux.tasks import task_table
 from kcrash.memory.space import AddressSpace, PagedSpace
 from kcrash.unwind.codemap import CodeMap, Tables
 from kcrash.unwind.registers import Registers
@@ -218,6 +220,22 @@ def test_prologue_of_compiled_code() -> None:
 def test_prologues_say_what_the_compilers_tables_say(machine: Lab) -> None:
     """Where .debug_frame finds the frame by the stack pointer."""
     prologues_beside_tables(machine)
+
+
+@pytest.mark.parametrize("machine", ["loong64-7.2"], indirect=True)
+def test_prologues_give_the_frames_of_the_tables(machine: Lab) -> None:
+    """Where the first CPU starts code is behind a call that never returns, which only tables tell."""
+    alone, checked = machine.open("qemu-elf"), 0
+    alone.memo("kernel unwind tables", lambda: Tables(None, None))
+    for task in task_table(machine.session).tasks:
+        if not task.exit_state:
+            found = frames_of(alone, task_table(alone).by_address[task.address])
+            expected = frames_of(machine.session, task)
+            assert [frame.pc for frame in found] == [frame.pc for frame in expected][: len(found)], task.name
+            assert len(expected) - len(found) == (task.name == "swapper/0")
+            checked += len(found)
+    alone.close()
+    assert checked > 300
 
 
 def frames(words: dict[int, int], code: bytes, *, interrupted: bool, **registers: int) -> list[Frame]:

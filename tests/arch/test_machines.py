@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ NO_CALL = 0xFFFFFFFF
 NAMES = {"pc": ("pc", "pswa", "nip"), "lr": ("link", "lr"), "cr": ("ccr",)}
 RESUME = 1 << 16  # EFLAGS: of an instruction that caused a fault (Intel SDM volume 3B, 18.3.1.1)
 NOT_DRGNS = ("loongarch64",)
+KERNEL_GUESSES = ("loongarch64",)  # Debian's kernel shows whatever looks like a return address
 FORMS = ("qemu-elf", "qemu-zlib", "qemu-zlib-raw", "elf")
 PASSING = ("kworker", "sleep", "ext4lazyinit")  # tasks that may have begun or ended since the guest looked
 DRGN_OPENS_NOT = ("arm", "i386")  # "core file is missing NT_AUXV": it knows no 32-bit dumps
@@ -179,6 +181,44 @@ def test_frame_records_give_the_frames_of_the_tables(machine: Lab) -> None:
 
 def _places(found: list[Frame]) -> list[int | None]:
     return [frame.pc for frame in found]
+
+
+def test_traces_are_those_of_the_guests_kernel(machine: Lab) -> None:
+    """/proc/PID/task/TID/stack, which begins behind the scheduler's own frames."""
+    session, checked, told = machine.session, 0, 0
+    for name, text in machine.truth.facts.items():
+        found = re.fullmatch(r"/proc/\d+/task/(\d+)/stack", name)
+        task, theirs = machine.task(int(found[1])) if found else None, _places_of(session, text)
+        told += bool(theirs)
+        if task is not None and theirs and task.state:
+            ours = [frame.pc for frame in frames(session, task) if frame.regs_address is None]
+            if session.arch.name in KERNEL_GUESSES:
+                theirs, ours = ours[_first_of(ours, theirs) : -1], [*theirs]
+            assert theirs and _in_order(theirs, ours), task.name
+            checked += 1
+    if not told:
+        pytest.skip("this kernel does not tell of other tasks' stacks")
+    assert checked > 15
+
+
+def _first_of(places: Sequence[int | None], wanted: Sequence[int | None]) -> int:
+    return next((index for index, place in enumerate(places) if place in wanted), len(places))
+
+
+def _places_of(session: Session, text: str) -> list[int | None]:
+    """The addresses that the kernel printed by name and offset."""
+    places: list[int | None] = []
+    for name, offset in re.findall(r"^\[<0>\] (\S+?)\+0x([0-9a-f]+)/\S+$", text, re.MULTILINE):
+        symbol = session.symbols.symbol(name)
+        assert symbol is not None, name
+        places.append(symbol.address + int(offset, 16))
+    return places
+
+
+def _in_order(part: Sequence[int | None], whole: Sequence[int | None]) -> bool:
+    """Whether all of ``part`` are in ``whole``, in that order."""
+    rest = iter(whole)
+    return all(place in rest for place in part)
 
 
 def test_bt_shows_the_register_block(machine: Lab) -> None:
