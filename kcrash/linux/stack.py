@@ -22,7 +22,7 @@ from kcrash.linux.modules import Module, modules
 from kcrash.linux.tasks import Task, task_table
 from kcrash.unwind.cfi import CfiTable
 from kcrash.unwind.codemap import CodeMap, Tables
-from kcrash.unwind.orc import ENTRY_SIZE, OrcTable, choose_layout
+from kcrash.unwind.orc import OrcTable, choose_layout
 from kcrash.unwind.registers import Registers
 from kcrash.unwind.target import RegsLayout, Target, target_for
 from kcrash.unwind.unwinder import Frame, Unwinder
@@ -189,7 +189,8 @@ def _module_orc(session: Session, module: Module) -> OrcTable | None:
     if not 0 < count <= MAX_ORC:
         return None
     try:
-        ip, data = session.memory.read(offsets, 4 * count), session.memory.read(entries, ENTRY_SIZE * count)
+        size = kernel.layout.entry_size
+        ip, data = session.memory.read(offsets, 4 * count), session.memory.read(entries, size * count)
         return OrcTable(
             ip, data, unwind_target(session), address=offsets, layout=kernel.layout, file=module.name
         )

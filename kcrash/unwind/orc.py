@@ -1,8 +1,8 @@
-"""ORC: the x86_64 kernel's own unwind tables.
+"""ORC: the kernel's own unwind tables, of x86_64 and of LoongArch.
 
-Sources: arch/x86/include/asm/orc_types.h, arch/x86/kernel/unwind_orc.c and
+Sources: asm/orc_types.h and kernel/unwind_orc.c of arch/x86 and arch/loongarch, and
 scripts/orc_hash.sh of the kernel. Two sorted arrays: .orc_unwind_ip holds 32-bit
-offsets, each relative to its own place; .orc_unwind six bytes for each of them,
+offsets, each relative to its own place; .orc_unwind six or eight bytes for each of them,
 good for all code up to the next one.
 """
 
@@ -21,7 +21,6 @@ from kcrash.errors import BadFormat
 from kcrash.unwind.rules import Kind, Row, Rule, same_value
 from kcrash.unwind.target import Target
 
-ENTRY_SIZE = 6
 HEADER_SIZE = 20
 MAX_MEMO = 65_536
 IRET_FRAME = 128  # offset of ip in struct pt_regs: IRET_FRAME_OFFSET in asm/ptrace.h
@@ -54,16 +53,15 @@ class Base(Enum):
 
 
 _DWARF = {Base.AX: 0, Base.DX: 1, Base.DI: 5, Base.BP: 6, Base.SP: 7, Base.R10: 10, Base.R13: 13}
-_BP, _SP, _IP = 6, 7, 16
 
 
 @dataclass(frozen=True, slots=True)
 class OrcLayout:
     """One form of ``struct orc_entry``: {s16 sp_offset, s16 bp_offset, u16 of bit fields}.
 
-    In the bit fields sp_reg is bits 0-3 and bp_reg bits 4-7 in every layout; the
-    type begins at bit 8. ``signal``, ``end``: masks, 0 where the layout has no
-    such bit. ``types`` and ``bases``: meaning of the codes.
+    In the bit fields sp_reg is bits 0-3 and bp_reg bits 4-7 in every layout. ``signal``, ``end``: masks, 0
+    where the layout has no such bit. ``types`` and ``bases``: meaning of the codes. ``has_return``: an s16
+    ra_offset follows the other two, and bits 8-11 are ra_reg; else calls push the return address.
     """
 
     name: str
@@ -72,6 +70,16 @@ class OrcLayout:
     end: int
     types: tuple[OrcType, ...]
     bases: tuple[Base, ...]
+    has_return: bool = False
+
+    @property
+    def entry_size(self) -> int:
+        """Bytes."""
+        return 8 if self.has_return else 6
+
+    def type_code(self, flags: int) -> int:
+        """The number of the type in the bit fields."""
+        return (flags & self.type_mask) // (self.type_mask & -self.type_mask)
 
 
 _OLD_TYPES = (OrcType.CALL, OrcType.REGS, OrcType.REGS_PARTIAL)
@@ -118,12 +126,18 @@ ORC_SIGNAL = OrcLayout("signal", 0x300, 0x400, 0x800, _OLD_TYPES, _OLD_BASES)
 # "x86/unwind/orc: Detect the end of the stack" in v4.18.
 ORC_FIRST = OrcLayout("first", 0x300, 0, 0x400, _OLD_TYPES, _OLD_BASES)
 
+# Linux commit cb8a2ef0848c ("LoongArch: Add ORC stack unwinder support") in v6.9.
+ORC_LOONGARCH = OrcLayout(
+    "loongarch", 0x7000, 0x8000, 0, _NEW_TYPES, (Base.UNDEFINED, Base.PREV_SP, Base.SP, Base.BP), True
+)
+
 # The hash of the definitions in orc_types.h: .orc_header, since Linux commit b9f174c811e3
 # ("x86/unwind/orc: Add ELF section with ORC version identifier") in v6.4.
 HEADERS = {
     bytes.fromhex("137c36ad7627c4dd55932176bb0ecdbd5041fc82"): ORC_RENUMBERED,
     bytes.fromhex("fe5d32bf581bd63b2ca9a5c65ba5a625eab3fe24"): ORC_TYPED,
     bytes.fromhex("db84aed4103b31dd51e017f8f79783ca985c2c51"): ORC_SIGNAL,
+    bytes.fromhex("d9f45aafc6d2a2889d601ec9e3fe1092dac249dc"): ORC_LOONGARCH,
 }
 
 
@@ -143,6 +157,8 @@ def choose_layout(
         if found is None:
             raise BadFormat(".orc_header", f"unknown ORC format {bytes(header[:HEADER_SIZE]).hex()}")
         return found
+    if members and "ra_offset" in members:
+        return ORC_LOONGARCH
     flags = _flag_counts(entries)
     if members:
         candidates = [layout for layout in _LAYOUTS if _fits(layout, members)]
@@ -160,7 +176,7 @@ def _fits(layout: OrcLayout, members: Mapping[str, int]) -> bool:
 
 def _flag_counts(entries: bytes | memoryview) -> Counter[int]:
     """How often each combination of bit fields occurs."""
-    words = array("H", bytes(entries[: len(entries) // ENTRY_SIZE * ENTRY_SIZE]))
+    words = array("H", bytes(entries[: len(entries) // 6 * 6]))
     if sys.byteorder == "big":
         words.byteswap()
     return Counter(words[2::3])
@@ -181,14 +197,13 @@ def _by_content(flags: Counter[int], candidates: list[OrcLayout]) -> OrcLayout:
 
 
 def _is_plain_call(layout: OrcLayout, flag: int) -> bool:
-    kind = (flag & layout.type_mask) >> 8
-    base = flag & 0xF
+    kind, base = layout.type_code(flag), flag & 0xF
     is_call = kind < len(layout.types) and layout.types[kind] is OrcType.CALL
     return is_call and base < len(layout.bases) and layout.bases[base] is Base.SP
 
 
 class OrcEntry(NamedTuple):
-    """A decoded entry."""
+    """A decoded entry. ``ra_base``: UNDEFINED where the return address still is in its register."""
 
     type: OrcType
     sp_base: Base
@@ -196,24 +211,27 @@ class OrcEntry(NamedTuple):
     bp_base: Base
     bp_offset: int
     signal: bool
+    ra_base: Base = Base.PREV_SP
+    ra_offset: int = -8
 
 
 def decode_entry(data: bytes | memoryview, offset: int, layout: OrcLayout, order: str = "<") -> OrcEntry:
     """The entry at ``offset``. Raises BadFormat for codes that the layout does not have."""
     try:
-        sp_offset, bp_offset, flags = struct.unpack_from(order + "hhH", data, offset)
+        sp_offset, bp_offset, *more, flags = struct.unpack_from(
+            order + ("hhhH" if layout.has_return else "hhH"), data, offset
+        )
     except struct.error:
         raise BadFormat(".orc_unwind", "the section is cut", offset) from None
-    code = (flags & layout.type_mask) >> 8
-    sp_code, bp_code = flags & 0xF, flags >> 4 & 0xF
-    if code >= len(layout.types) or max(sp_code, bp_code) >= len(layout.bases):
+    code, codes = layout.type_code(flags), [flags >> shift & 0xF for shift in (0, 4, *(8 for _ in more))]
+    if code >= len(layout.types) or max(codes) >= len(layout.bases):
         raise BadFormat(".orc_unwind", f"unknown codes {flags:#x}", offset)
-    kind, sp_base = layout.types[code], layout.bases[sp_code]
+    kind, (sp_base, bp_base, *ra_base) = layout.types[code], (layout.bases[code] for code in codes)
     if layout.types is _OLD_TYPES and sp_base is Base.UNDEFINED:
         kind = OrcType.END_OF_STACK if flags & layout.end else OrcType.UNDEFINED
     # Before there was a bit for it, saved registers alone meant an interrupt.
     signal = bool(flags & layout.signal) if layout.signal else kind is not OrcType.CALL
-    return OrcEntry(kind, sp_base, sp_offset, layout.bases[bp_code], bp_offset, signal)
+    return OrcEntry(kind, sp_base, sp_offset, bp_base, bp_offset, signal, *ra_base, *more)
 
 
 class OrcTable:
@@ -239,7 +257,7 @@ class OrcTable:
         file: str = ".orc_unwind_ip",
     ) -> None:
         self.count = len(offsets) // 4
-        if len(offsets) % 4 or len(entries) != self.count * ENTRY_SIZE:
+        if len(offsets) % 4 or len(entries) != self.count * layout.entry_size:
             raise BadFormat(file, f"{len(offsets)} bytes of offsets for {len(entries)} bytes of entries")
         self.target = target
         self.layout = layout
@@ -248,7 +266,7 @@ class OrcTable:
         self._entries = entries
         self._order: Any = None  # index of the entry of each location; None if they are in order
         self._locations: Any = None  # numpy int64, relative to _address
-        self._rows: dict[bytes, Row | None] = {}  # by the six bytes of an entry: a few hundred differ
+        self._rows: dict[bytes, Row | None] = {}  # by the bytes of an entry: a few hundred differ
         self._memo: dict[int, Row | None] = {}
 
     def __len__(self) -> int:
@@ -268,7 +286,7 @@ class OrcTable:
         return locations
 
     def _entry(self, index: int) -> OrcEntry:
-        return decode_entry(self._entries, index * ENTRY_SIZE, self.layout, self.target.order)
+        return decode_entry(self._entries, index * self.layout.entry_size, self.layout, self.target.order)
 
     def entry(self, pc: int) -> OrcEntry | None:
         """The entry for a runtime address; None before the first. The last has no end. Raises BadFormat."""
@@ -298,7 +316,8 @@ class OrcTable:
         return row
 
     def _row(self, index: int) -> Row | None:
-        key = bytes(self._entries[index * ENTRY_SIZE : (index + 1) * ENTRY_SIZE])
+        size = self.layout.entry_size
+        key = bytes(self._entries[index * size : (index + 1) * size])
         if key not in self._rows:
             self._rows[key] = make_row(self._entry(index), self.target)
         return self._rows[key]
@@ -317,15 +336,19 @@ def make_row(entry: OrcEntry, target: Target) -> Row | None:
     if entry.type is OrcType.UNDEFINED:
         return None
     if entry.type is OrcType.END_OF_STACK:
-        return Row(None, (), _IP, False, "orc")
-    cfa = _cfa_rule(entry)
+        return Row(None, (), target.return_column, False, "orc")
+    cfa = _cfa_rule(entry, target)
     if entry.type is OrcType.CALL:
-        rules = {_IP: Rule(Kind.SAVED, offset=-target.word_bytes), _SP: Rule(Kind.CFA), _BP: _bp_rule(entry)}
-        return Row(cfa, tuple(rules.items()), _IP, entry.signal, "orc")
+        rules = {
+            target.return_column: _return_rule(entry, target),
+            target.sp: Rule(Kind.CFA),
+            target.fp: _fp_rule(entry, target),
+        }
+        return Row(cfa, tuple(rules.items()), target.return_column, entry.signal, "orc")
     fields = target.regs.fields if target.regs is not None else {}
     if entry.type is OrcType.REGS:
         saved = {number: Rule(Kind.SAVED, 0, at, b"", size) for number, (at, size) in fields.items()}
-        return Row(cfa, tuple(saved.items()), _IP, entry.signal, "regs", 0)
+        return Row(cfa, tuple(saved.items()), target.pc, entry.signal, "regs", 0)
     saved = {
         number: Rule(Kind.SAVED, 0, at - IRET_FRAME, b"", size)
         for number, (at, size) in fields.items()
@@ -336,31 +359,39 @@ def make_row(entry: OrcEntry, target: Target) -> Row | None:
     # entry can be based on only.
     for number in _DWARF.values():
         saved.setdefault(number, same_value(number))
-    saved[_BP] = _bp_rule(entry)
-    return Row(cfa, tuple(saved.items()), _IP, entry.signal, "regs", -IRET_FRAME)
+    saved[target.fp] = _fp_rule(entry, target)
+    return Row(cfa, tuple(saved.items()), target.pc, entry.signal, "regs", -IRET_FRAME)
 
 
-def _cfa_rule(entry: OrcEntry) -> Rule:
+def _cfa_rule(entry: OrcEntry, target: Target) -> Rule:
     base, offset = entry.sp_base, entry.sp_offset
     if base is Base.SP_INDIRECT:
         # Since Linux commit 87ccc826bf1c ("x86/unwind/orc: Change REG_SP_INDIRECT") in v5.12 the offset is
         # added to what was read. That is what stack switches in C need; before, only hints of entry code
         # for saved registers used this base, and added the offset before reading.
         kind = Kind.FROM_REGISTER if entry.type is OrcType.CALL else Kind.AT_REGISTER
-        return Rule(kind, _SP, offset)
+        return Rule(kind, target.sp, offset)
     if base is Base.BP_INDIRECT:
-        return Rule(Kind.AT_REGISTER, _BP, offset)
-    number = _DWARF.get(base)
+        return Rule(Kind.AT_REGISTER, target.fp, offset)
+    number = {**_DWARF, Base.SP: target.sp, Base.BP: target.fp}.get(base)
     if number is None:
         raise BadFormat(".orc_unwind", f"the stack pointer cannot be based on {base.value}")
     return Rule(Kind.REGISTER, number, offset if base in (Base.SP, Base.BP) else 0)
 
 
-def _bp_rule(entry: OrcEntry) -> Rule:
+def _return_rule(entry: OrcEntry, target: Target) -> Rule:
+    if entry.ra_base is Base.UNDEFINED:
+        return same_value(target.return_column)
+    if entry.ra_base is Base.PREV_SP:
+        return Rule(Kind.SAVED, 0, entry.ra_offset)
+    raise BadFormat(".orc_unwind", f"the return address cannot be based on {entry.ra_base.value}")
+
+
+def _fp_rule(entry: OrcEntry, target: Target) -> Rule:
     if entry.bp_base is Base.UNDEFINED:
-        return same_value(_BP)
+        return same_value(target.fp)
     if entry.bp_base is Base.PREV_SP:
         return Rule(Kind.SAVED, 0, entry.bp_offset)
     if entry.bp_base is Base.BP:
-        return Rule(Kind.AT_REGISTER, _BP, entry.bp_offset)
+        return Rule(Kind.AT_REGISTER, target.fp, entry.bp_offset)
     raise BadFormat(".orc_unwind", f"the frame pointer cannot be based on {entry.bp_base.value}")

@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from kcrash.arch.loongarch64 import LOONGARCH64
 from kcrash.errors import BadFormat
 from kcrash.symbols.elffile import ElfFile
 from kcrash.unwind import CfiTable, OrcTable, choose_layout
@@ -23,6 +24,7 @@ from kcrash.unwind.orc import (
     decode_entry,
 )
 from kcrash.unwind.rules import Kind, Row, Rule, same_value
+from kcrash.unwind.target import RegsLayout, target_for
 from tests.unwind.support import X86, vmlinuxes
 
 # The same eight facts as each kernel writes them: arch/x86/include/asm/orc_types.h at the commits
@@ -49,6 +51,7 @@ FLAGS = {
                      SWITCH: 0x209, REALIGNED: 0x246},
 }  # fmt: skip
 LAYOUTS = list(FLAGS)
+LOONGARCH_HASH = "d9f45aafc6d2a2889d601ec9e3fe1092dac249dc"  # scripts/orc_hash.sh of v6.12 and v7.2
 
 
 def content(
@@ -219,3 +222,43 @@ def _agrees(cfi: CfiTable, orc: OrcTable, pc: int) -> bool:
         return theirs is None  # alternatives' and cold code that objtool leaves out
     rules = dict(ours.rules)
     return theirs.cfa == ours.cfa and dict(theirs.rules)[6] == rules[6]
+
+
+# -- LoongArch
+
+
+def loongarch(sp: int, fp: int, ra: int, kind: int, bases: tuple[int, int, int], signal: int = 0) -> bytes:
+    """struct orc_entry, arch/loongarch/include/asm/orc_types.h."""
+    sp_reg, fp_reg, ra_reg = bases
+    return struct.pack("<3hH", sp, fp, ra, sp_reg | fp_reg << 4 | ra_reg << 8 | kind << 12 | signal << 15)
+
+
+def test_loongarch_entries() -> None:
+    """Types: 1 end of stack, 2 call, 3 registers; bases: 0 undefined, 1 the caller's sp, 2 sp, 3 fp."""
+    layout = choose_layout(b"", bytes.fromhex(LOONGARCH_HASH))
+    assert layout is choose_layout(b"", members={"sp_reg": 4, "ra_offset": 16, "type": 3, "signal": 1})
+    entries = [
+        loongarch(80, -16, -8, 2, (2, 1, 1)),
+        loongarch(16, 0, 0, 2, (2, 0, 0)),
+        loongarch(0, -16, -8, 2, (3, 1, 1)),
+        loongarch(0, 0, 0, 3, (2, 0, 0), 1),
+        loongarch(0, 0, 0, 1, (0, 0, 0)),
+        loongarch(0, 0, 0, 0, (0, 0, 0)),
+    ]
+    locations = [0x1000 + 0x20 * number for number in range(len(entries))]
+    ip = b"".join(struct.pack("<i", at - 4 * number) for number, at in enumerate(locations))
+    target = target_for(LOONGARCH64, RegsLayout(320, {1: (8, 8), 3: (24, 8), 4096: (264, 8)}))
+    table = OrcTable(ip, b"".join(entries), target, address=0, layout=layout)
+    rows = [table.row(at + 4) for at in locations]
+    sp, fp, ra = 3, 22, 1
+    assert rows[0] is not None and rows[0].cfa == Rule(Kind.REGISTER, sp, 80)
+    saved = {ra: Rule(Kind.SAVED, offset=-8), sp: Rule(Kind.CFA), fp: Rule(Kind.SAVED, offset=-16)}
+    assert dict(rows[0].rules) == saved and rows[0].return_column == ra
+    assert rows[1] is not None and dict(rows[1].rules)[ra] == same_value(ra)
+    assert rows[2] is not None and rows[2].cfa == Rule(Kind.REGISTER, fp, 0)
+    assert rows[3] is not None and rows[3].regs_offset == 0 and rows[3].interrupted
+    assert rows[4] is not None and rows[4].cfa is None and rows[5] is None
+    with pytest.raises(BadFormat, match="unknown codes"):
+        decode_entry(loongarch(0, 0, 0, 2, (2, 9, 1)), 0, layout)
+    with pytest.raises(BadFormat, match="cut"):
+        decode_entry(entries[0][:6], 0, layout)
