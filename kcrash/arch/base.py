@@ -204,12 +204,17 @@ class FrameStyle:
 
 
 class StackRange(NamedTuple):
-    """A kernel stack ``[low, high)``; ``name`` as crash prints it ("NMI exception", "IRQ")."""
+    """A kernel stack ``[low, high)``; ``name`` as crash prints it ("NMI exception", "IRQ").
+
+    ``link``: where its first frame begins and a word names the struct pt_regs of what was interrupted, 0
+    where the stack pointers of the frames lead on by themselves.
+    """
 
     name: str
     low: int
     high: int
     cpu: int | None
+    link: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,7 @@ ABI_NAMES = ("r0", "ra", "tp", "sp", *(f"a{n}" for n in range(8)), *(f"t{n}" for
 # CRMD in the kernel with interrupts off: translation on; PRMD: what was interrupted.
 PLV, IE, DIRECT, TRANSLATE = 3, 1 << 2, 1 << 3, 1 << 4
 PRMD_BITS = 0xF
+IRQ_STACK_LINK = 16  # bytes from IRQ_STACK_START to the stack's end (asm/irq.h)
 SP, FP = 3, 22
 # Instructions: opcodes, and the bits that are one.
 ADDI_D, ST_D, ADDI_MASK = 0x02C0_0000, 0x29C0_0000, 0xFFC0_0000
@@ -237,8 +238,12 @@ def saved_registers(registers: Mapping[str, int], end: int) -> bool:
 
 
 def stacks(kernel: Any) -> list[StackRange]:
-    """The per-CPU stacks. ``kernel``: see kcrash.linux.stack.StackProbe."""
-    return per_cpu_stacks(kernel, {"irq_stack": "IRQ"})
+    """The per-CPU stacks. ``kernel``: see kcrash.linux.stack.StackProbe.
+
+    do_vint() leaves the interrupted stack pointer, which points at its registers, at IRQ_STACK_START.
+    """
+    found = per_cpu_stacks(kernel, {"irq_stack": "IRQ"})
+    return [stack._replace(link=stack.high - IRQ_STACK_LINK) for stack in found]
 
 
 def copied_code(kernel: Any) -> Callable[[int], int]:

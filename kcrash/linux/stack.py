@@ -121,6 +121,7 @@ def _make_unwinder(session: Session) -> Unwinder:
         stack_of=lambda address: stack_at(session, address),
         function_start=lambda address: _function_start(session, address),
         user_regs=lambda address: _user_regs_on_stack(session, address),
+        links={stack.link for stack in cpu_stacks(session) if stack.link},
     )
 
 

@@ -8,7 +8,7 @@ trace that cannot go on ends with a frame whose note says why.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Container, Hashable, Iterator
 from typing import NamedTuple
 
 from kcrash.errors import BadFormat, MemoryFault
@@ -22,6 +22,7 @@ from kcrash.unwind.framepointer import (
     leaf_row,
     null_call_row,
     prologue_row,
+    saved_regs_row,
 )
 from kcrash.unwind.memory import BlockReader
 from kcrash.unwind.recover import Recovered, find_cfa, recover
@@ -90,7 +91,8 @@ class Unwinder:
     16 KiB block are of one stack); ``fix_return(address, slot)``: the true return
     address where a tracer has replaced the one at ``slot``; ``function_start(pc)``:
     where the function around a pc begins, None if nothing tells; ``user_regs(address)``: where the
-    registers of user space are on the stack of an address, None where that is not known.
+    registers of user space are on the stack of an address, None where that is not known; ``links``: see
+    StackRange.link.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Unwinder:
         fix_return: Callable[[int, int], int] | None = None,
         function_start: Callable[[int], int | None] | None = None,
         user_regs: Callable[[int], int | None] | None = None,
+        links: Container[int] = (),
     ) -> None:
         self.target = target
         self.code = code
@@ -111,6 +114,7 @@ class Unwinder:
         self._fix_return = fix_return
         self._function_start = function_start
         self._user_regs = user_regs
+        self._links = links
         self._memo: dict[tuple[int, bool], tuple[Row | None, str]] = {}
 
     # -- frames
@@ -165,7 +169,8 @@ class Unwinder:
             return _Step(None, note="the pc is not known")
         if method in ("start", "regs") and self.target.user_mode(registers):
             return _Step(None)
-        entry = None if interrupted else self._entry_row(pc, registers, memory)
+        entry = self._linked_row(registers, memory)
+        entry = entry or (None if interrupted else self._entry_row(pc, registers, memory))
         row, note = (entry, "") if entry else self._row(pc, interrupted, method, prefer_orc)
         if interrupted and row is UNTOLD and self._returns_to_code(registers, memory):
             row = null_call_row(self.target)
@@ -219,6 +224,16 @@ class Unwinder:
             orc_first = False
         order = (orc, cfi) if orc_first else (cfi, orc)
         return [table for table in order if table is not None]
+
+    def _linked_row(self, registers: Registers, memory: BlockReader) -> Row | None:
+        """The rules of a frame that has just switched to a CPU's stack, which tells where it came from."""
+        sp = registers.get(self.target.sp)
+        if sp is None or sp not in self._links or self.target.regs is None:
+            return None
+        try:
+            return saved_regs_row(self.target, self.target.regs, memory.word(sp))
+        except MemoryFault:
+            return None
 
     def _entry_row(self, pc: int, registers: Registers, memory: BlockReader) -> Row | None:
         """The rules of entry code: a struct pt_regs lies at the stack pointer, or behind arguments."""

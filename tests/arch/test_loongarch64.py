@@ -198,6 +198,7 @@ def test_return_addresses_in_copies_of_the_handlers() -> None:
 
 # -- frames
 
+IRQ_LINK = CACHED | 0x600_3FF0
 CODE, ENTRY, STACK = CACHED | 0x20_0000, CACHED | 0x20_1000, CACHED | 0x700_0000
 REGS_FIELDS = {number: (8 * number, 8) for number in range(32)} | {DWARF["pc"]: (8 * 33, 8)}
 # addi.d $sp, $sp, -80; st.d $ra, $sp, 72; st.d $s0, $sp, 64; ld.d $s0, $a0, 104
@@ -249,7 +250,9 @@ def frames(words: dict[int, int], code: bytes, *, interrupted: bool, **registers
     known.add(CODE, CODE + 0x2000, lambda: Tables(None, None))
     target = target_for(LOONGARCH64, RegsLayout(320, REGS_FIELDS), regs_code=((ENTRY, ENTRY + 0x100),))
     start = Registers({DWARF[name]: value for name, value in registers.items()})
-    machine = Unwinder(target, known, memory, function_start=lambda address: address & ~0xFF)
+    machine = Unwinder(
+        target, known, memory, function_start=lambda address: address & ~0xFF, links={IRQ_LINK}
+    )
     return list(machine.unwind(start, interrupted=interrupted))
 
 
@@ -265,6 +268,19 @@ def test_prologues_lead_to_the_border_of_user_space() -> None:
     assert [frame.pc for frame in found] == [CODE + 16, ENTRY + 0x10, 0x1_2000_0000]
     assert found[0].cfa == regs and found[1].registers[23] == 0x1111
     assert found[-1].regs_address == regs and not found[-1].note
+
+
+def test_the_stack_of_interrupts_tells_where_they_came_from() -> None:
+    """The handler's frame ends at the link; do_vint(), which called it there, is left by the registers."""
+    low, regs = IRQ_LINK - 80, STACK + 0x400
+    words = {
+        low + 72: CODE + 0x120, IRQ_LINK: regs,
+        regs + 8 * 33: CODE + 0x204, regs + 8 * 3: STACK + 0x600, regs + 8: CODE + 0x300, regs + 8 * 35: 0xB0,
+    }  # fmt: skip
+    found = frames(words, BODY, interrupted=False, pc=CODE + 16, r3=low, r1=CODE + 16)
+    assert [frame.pc for frame in found[:3]] == [CODE + 16, CODE + 0x120, CODE + 0x204]
+    assert found[1].cfa == regs and found[2].regs_address == regs
+    assert found[2].interrupted and found[2].registers[3] == STACK + 0x600
 
 
 def test_an_interrupted_leaf_returns_by_its_register() -> None:
