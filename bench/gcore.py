@@ -1,10 +1,12 @@
 """The core of a large process: kcrash's gcore beside drgn's script, on the same compressed dump, in turn.
 
     python -m bench.gcore [--kernel 6.1] [--resident 1024] [--runs 3] [--folder /tmp] [--markdown]
+                          [--crash-gcore gcore.so]
 
 Figures as in bench.peers, of a whole process that opens the dump and writes the core to ``--folder``; also
 processor seconds, to show how much was done at the same time. drgn's contrib/gcore.py is in its source
-distribution only. crash's gcore extension is packaged neither by Debian nor on PyPI: it is not measured.
+distribution only. crash's gcore extension is packaged neither by Debian nor on PyPI: it is measured where
+``--crash-gcore`` names it, built for the crash of the lab's toolbox; its row says so where it is not.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from bench.peers import environment, show_table
 from tests.lab import cache, lab
 from tests.lab.swaps import Swaps, swaps
 
+COMMAND = "swaps"  # of the process, which is in the name of the core that crash writes
 HEADER = ["program", "wall", "user + system", "peak memory", "core", "on disk"]
 
 
@@ -77,6 +80,15 @@ def programs(made: Swaps, core: Path) -> dict[str, list[str]]:
     }
 
 
+def crash_program(made: Swaps, extension: Path, folder: Path) -> tuple[list[str], Path]:
+    """crash with its gcore extension, and the core that it writes to ``folder``."""
+    script = folder / "script"
+    script.write_text(f"extend {extension}\ngcore {made.resident}\nquit\n")
+    line = f"cd {folder} && exec crash -s -i {script} {made.kernel.vmlinux} {made.dump}"
+    paths = [folder, extension, made.kernel.vmlinux, made.dump]
+    return lab.toolbox().command(["sh", "-c", line], paths), folder / f"core.{made.resident}.{COMMAND}"
+
+
 def drgn_script() -> Path:
     """drgn's contrib/gcore.py, fetched when missing."""
     return cache.keep(f"drgn-gcore-{cache.digest(lab.DRGN)}", _fetch_script)
@@ -102,12 +114,19 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--crash-gcore", type=Path, help="crash's gcore extension, built")
     options = parser.parse_args()
     made = swaps(options.kernel, resident=options.resident)
+    rows = [["crash-gcore", "not measured: --crash-gcore names none", *[""] * (len(HEADER) - 2)]]
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         core = Path(folder) / "core"
-        figures = {name: fastest(argv, core, options.runs) for name, argv in programs(made, core).items()}
-    show_table([HEADER, *([name, *figure.cells()] for name, figure in figures.items())], options.markdown)
+        todo = {name: (argv, core) for name, argv in programs(made, core).items()}
+        if options.crash_gcore:
+            todo["crash-gcore"] = crash_program(made, options.crash_gcore.resolve(), Path(folder))
+            rows = []
+        for name, (argv, core) in todo.items():
+            rows.append([name, *fastest(argv, core, options.runs).cells()])
+    show_table([HEADER, *rows], options.markdown)
 
 
 if __name__ == "__main__":

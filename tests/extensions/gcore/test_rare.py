@@ -147,7 +147,7 @@ def test_vectors(case: Case) -> None:
 
 
 def test_ports_and_protection_keys(case: Case) -> None:
-    """The bitmap has a bit for each port that is closed; a key has two bits, of which the kernel sets the first."""
+    """The bitmap has a bit for each closed port; a key has two bits, of which the kernel sets the first."""
     thread = case.made.truth.thread("ports")
     core = case.core(thread.pid)
     notes = core.thread(thread.tid).notes
