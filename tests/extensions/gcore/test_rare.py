@@ -21,6 +21,7 @@ from kcrash.session import Session
 from tests.arch.forms import CORES
 from tests.commands.helpers import Kept
 from tests.extensions.gcore.corefile import CoreFile
+from tests.extensions.gcore.peak import PEAK
 from tests.extensions.gcore.test_lab import RESUME_FLAG, _check_legacy, _check_ymm
 from tests.lab import rare
 from tests.lab.rare import FORMS, Rare
@@ -263,13 +264,10 @@ def test_more_than_four_gigabytes(case: Case) -> None:
     assert found is not None
     pid, start = int(found[1]), int(found[2], 16)
     path = case.folder / "sparse"
-    words = [sys.executable, "-m", "kcrash", "-s", "-x", str(case.made.kernel.vmlinux)]
-    words += [str(case.made.forms[case.form]), "-c", f"gcore -o {path} {pid}"]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-    _pid, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    assert usage.ru_maxrss < 150 << 10
+    files = [str(case.made.kernel.vmlinux), str(case.made.forms[case.form])]
+    words = [sys.executable, "-c", PEAK, "-s", "-x", *files, "-c", f"gcore -o {path} {pid}"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[-1]) < 150 << 10
     core, step = CoreFile(path), 256 << 20
     assert path.stat().st_size > 8 << 30
     assert path.stat().st_blocks * 512 < 16 << 20

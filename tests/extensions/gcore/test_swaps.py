@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,8 +22,10 @@ from kcrash.linux.swap import swap
 from kcrash.session import Session
 from tests.commands.helpers import Kept
 from tests.extensions.gcore.corefile import CoreFile
+from tests.extensions.gcore.peak import PEAK
 from tests.lab.swaps import BACKING, DEVICE, FILE, Swaps, require, swaps
 from tests.lab.truth import Area
+from tests.lab.truth import words as words_of
 
 KERNELS = (
     *((version, "amd64") for version in os.environ.get("KCRASH_LAB_KERNELS", "5.10,6.1,6.12,7.2").split(",")),
@@ -187,7 +191,6 @@ def test_images_are_checked(case: Case, capsys: pytest.CaptureFixture[str]) -> N
 def test_image_of_mkswap(tmp_path: Path) -> None:
     """The header as util-linux writes it."""
     import shutil
-    import subprocess
 
     from kcrash.linux.swap_image import SwapImage
 
@@ -203,3 +206,21 @@ def test_image_of_mkswap(tmp_path: Path) -> None:
         assert image.locate(1)().page() == bytes(size)
         with pytest.raises(kcrash.KcrashError):
             image.locate(image.pages)
+
+
+def test_memory_that_a_large_process_takes(tmp_path: Path) -> None:
+    """1 GiB resident, out of a compressed dump: at most 150 MiB, and the pages are those that it filled."""
+    require("6.1", resident=1024)
+    made = swaps("6.1", resident=1024)
+    path = tmp_path / "core"
+    words = [sys.executable, "-c", PEAK, "-s", "-x", str(made.kernel.vmlinux), str(made.dump)]
+    done = subprocess.run(
+        [*words, "-c", f"gcore -o {path} {made.resident}"], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout.split()[-1]) < 150 << 10
+    found = re.search(r"^RESIDENT \d+ 0x([0-9a-f]+)$", made.console, re.MULTILINE)
+    assert found is not None
+    start, core = int(found[1], 16), CoreFile(path)
+    for number in (0, 1, 100000, (1 << 18) - 1):
+        half = words_of("mix64", 0, number * PAGE // 8, PAGE // 16)
+        assert core.memory(start + number * PAGE, PAGE) == half.ljust(PAGE, b"\0")

@@ -81,18 +81,18 @@ def _name(kernel: kernels.Kernel, machine: Machine) -> str:
     return f"swaps/{kernel.version}-{kernel.arch.name}-{cache.digest(*made_of)}"
 
 
-def cached(version: str, *, arch: str = AMD64.name) -> bool:
+def cached(version: str, *, arch: str = AMD64.name, resident: int = 0) -> bool:
     """Whether it is there already: nothing is fetched or made."""
     row = ARCHITECTURES[arch]
     if not (cache.root() / kernels.pin_name(version, row)).exists():
         return False
-    return (cache.root() / _name(kernels.kernel(version, row), _machine(0, row))).exists()
+    return (cache.root() / _name(kernels.kernel(version, row), _machine(resident, row))).exists()
 
 
-def require(version: str, *, arch: str = AMD64.name) -> None:
+def require(version: str, *, arch: str = AMD64.name, resident: int = 0) -> None:
     """Skips the test, loudly, where the dump is neither there nor allowed to be made."""
-    if not cached(version, arch=arch) and os.environ.get("KCRASH_LAB") != "1":
-        what = f"{version} {arch}"
+    if not cached(version, arch=arch, resident=resident) and os.environ.get("KCRASH_LAB") != "1":
+        what = f"{version} {arch}" + (f", {resident} MiB" if resident else "")
         pytest.skip(f"NO SWAPPED PROCESS on {what}: set KCRASH_LAB=1, or python -m tests.lab --swaps")
 
 
