@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -13,13 +15,14 @@ from hypothesis import strategies as st
 from kcrash.arch.x86_64 import PRSTATUS
 from kcrash.extensions.gcore import core_name, filter_bits, vlevel
 from kcrash.extensions.gcore.elf import Form, Load, make_layout, note_bytes
-from kcrash.extensions.gcore.regsets import Port, register_port
-from kcrash.extensions.gcore.regsets.base import Note, UserRegisters
+from kcrash.extensions.gcore.regsets import Port, register_port, x86_xstate
+from kcrash.extensions.gcore.regsets.base import Note, Unavailable, UserRegisters
 from kcrash.extensions.gcore.regsets.i386 import full_tags, user_desc
 from kcrash.extensions.gcore.regsets.x86_xstate import COMPACTED, XstateLayout, legacy, to_uabi
 from kcrash.extensions.gcore.segments import Filter, Mapping, chosen_filter, process_filter, vma_dump_size
 from kcrash.linux.mm import VM_DONTDUMP, VM_EXEC, VM_HUGETLB, VM_IO, VM_READ, VM_SHARED, VM_WRITE
 from tests.extensions.gcore.corefile import CoreFile
+from tests.linux.synthetic import Kernel
 
 # -- vma_dump_size()
 
@@ -157,6 +160,26 @@ def test_protection_keys_come_from_the_task() -> None:
 def test_hostile_areas(tail: bytes, xfeatures: int, xcomp_bv: int) -> None:
     found = to_uabi(_area(xfeatures, xcomp_bv, tail), INIT, LAYOUT, LAYOUT.user)
     assert len(found) == LAYOUT.size
+
+
+@pytest.mark.parametrize(("enabled", "there"), [(1, True), (0, True), (1, False)])
+def test_shadow_stack(monkeypatch: pytest.MonkeyPatch, enabled: int, there: bool) -> None:
+    """NT_X86_SHSTK is the pointer behind the two words' first, compacted right behind YMM and PKRU."""
+    kernel = Kernel()
+    kernel.struct("thread_struct", features="unsigned long")
+    kernel.struct("task_struct", thread="struct thread_struct")
+    task = kernel.new("struct task_struct", thread__features=enabled)
+    xfeatures = 0x207 | there << 11
+    area = _area(xfeatures, COMPACTED | 0xA07, bytes(264), struct.pack("<QQ", 3, 0x7FFF12345678))
+    monkeypatch.setattr(x86_xstate, "xstate_layout", lambda session: LAYOUT)
+    monkeypatch.setattr(x86_xstate, "fpu_state", lambda thread: x86_xstate.FpuState(area, None))
+    thread = cast(Any, SimpleNamespace(session=kernel.session, task=SimpleNamespace(address=task)))
+    if enabled and not there:
+        with pytest.raises(Unavailable):
+            x86_xstate.shadow_stack(thread)
+    else:
+        found = x86_xstate.shadow_stack(thread)
+        assert found == (struct.pack("<Q", 0x7FFF12345678) if enabled else None)
 
 
 def test_i387_tags() -> None:
