@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 # Bits of a region or segment entry, and of a page entry.
 INVALID, FORMAT_CONTROL, TABLE_TYPE = 0x20, 0x400, 0xC
-# With INVALID: an entry of swap, since Linux commit f934f6be76c1 ("s390/mm: Introduce region-third and segment
-# table swap entries") in v6.14.
+# With INVALID: an entry of swap, since Linux commit f934f6be76c1 ("s390/mm: Introduce region-third and
+# segment table swap entries") in v6.14.
 COMMON = 0x10
 PAGE_INVALID, PAGE_PRESENT, PAGE_PROTECT = 0x400, 1, 0x200
 USER_END = 1 << 64  # a process may have all addresses; the kernel has as many of its own
