@@ -6,7 +6,7 @@ prints instances of one, from one read each, as text and as data.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -209,6 +209,17 @@ def size_text(layout: Layout, radix: int) -> str:
 # -- instances
 
 
+def extent_of(selected: Sequence[Selected]) -> tuple[int, int]:
+    """``(first, end)``: the bytes of an instance that some of its members take."""
+    return min(found.member.offset for found in selected), max(_end(found.member) for found in selected)
+
+
+def read_part(memory: AddressSpace, address: int, first: int, end: int) -> bytes:
+    """An instance up to byte ``end``, with zeroes for what is before byte ``first``. Raises MemoryFault."""
+    start = address + first & (1 << 8 * memory.word_bytes) - 1
+    return bytes(first) + memory.read(start, end - first)
+
+
 class Shower:
     """Shows instances of a layout.
 
@@ -250,10 +261,7 @@ class Shower:
     @cached_property
     def extent(self) -> tuple[int, int]:
         """``(first, end)``: the bytes of an instance that showing it needs."""
-        if not self.selected:
-            return 0, self.size
-        first = min(found.member.offset for found in self.selected)
-        return first, max(_end(found.member) for found in self.selected)
+        return extent_of(self.selected) if self.selected else (0, self.size)
 
     def items(self, address: int, data: bytes | None = None) -> Iterator[Item]:
         """One instance. ``data``: its bytes, if they have been read. Raises MemoryFault."""
@@ -267,9 +275,7 @@ class Shower:
         """The bytes of an instance; those that are not needed may be zeroes. Raises MemoryFault."""
         if self.size > MAX_SIZE:
             raise CommandError(f"{self.layout.name} has {self.size} bytes: not read")
-        first, end = self.extent
-        start = address + first & self.session.word_mask
-        return bytes(first) + self.scope.memory.read(start, end - first)
+        return read_part(self.scope.memory, address, *self.extent)
 
     def data(self, address: int, data: bytes) -> dict[str, Any]:
         """What JSON gets."""

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from kcrash.commands._structs import extent_of, read_part
 from kcrash.commands._tasks import per_task, task_data
 from kcrash.commands.base import RADIX, Arguments, Context, Fault, Item, Option, Record, Rest, command
-from kcrash.errors import MissingMember
+from kcrash.errors import MemoryFault, MissingMember
 from kcrash.linux.tasks import Task, thread_info
 from kcrash.output import Address
 from kcrash.values.format import Decoder, Formatter, Selected, Style, select
@@ -111,7 +112,6 @@ class _Show:
             )
 
     def _members(self, task: Task, places: list[tuple[CompoundType, int | None]]) -> Iterator[Item]:
-        read: dict[int, bytes] = {}
         for path, found in self.selected:
             if not found:
                 message = f"{path}: not a task_struct or thread_info member"
@@ -120,9 +120,12 @@ class _Show:
                 type_, address = places[number]
                 if address is None:
                     continue
-                if number not in read:
-                    read[number] = self.session.memory.read(address, type_.size)
-                yield self._member(task, type_, selected, read[number], address)
+                try:
+                    data = read_part(self.session.memory, address, *extent_of([selected]))
+                except MemoryFault as fault:
+                    yield Fault.of(fault, **task_data(task), member=path)
+                    continue
+                yield self._member(task, type_, selected, data, address)
 
     def _member(
         self, task: Task, type_: CompoundType, selected: Selected, data: bytes, address: int

@@ -91,6 +91,8 @@ def theirs(dumps: lab.Dumps, joined: Path) -> dict[str, str]:
     argv: list[str | Path] = ["crash", "-s", dumps.vmlinux, dumps.forms[FORM]]
     output = lab.toolbox().run(argv, input=script, binds=[joined.parent]).stdout
     pieces = re.split(r"hexadecimal: .*\n *decimal: 7777\d{6} *\n *octal: .*\n *binary: .*\n", output)
+    if len(pieces) == 1:
+        pytest.skip(f"crash fails on {FORM} of {dumps.kernel.version}: {output[-300:]}")
     assert len(pieces) == len(COMMANDS) + 4, output[-300:]
     return dict(zip(("mod -s", *COMMANDS, "mod -d", "mod -s -g", "sym -m -g"), pieces, strict=True))
 
@@ -179,7 +181,13 @@ def test_the_folder_of_mod_is_searched(dumps: lab.Dumps, tmp_path: Path) -> None
 
 
 def test_types_come_from_the_btf_of_modules(session: Session, dumps: lab.Dumps) -> None:
-    """Without any debuginfo of the module: the same as with it, in listings and in expressions."""
+    """Without any debuginfo of the module: the same as with it, in listings and in expressions.
+
+    Modules have BTF since Linux commit 5f9ae91f7c0d ("kbuild: Build kernel module BTFs if BTF is enabled and
+    pahole supports it") in v5.11.
+    """
+    if b".BTF" not in (dumps.kernel.module("zram") or b""):
+        pytest.skip(f"modules of kernel {dumps.kernel.version} have no BTF")
     lines = ("struct zram.disksize", "whatis struct zcomp", "p sizeof(struct zram)",
              "p &((struct zram *)0)->disksize")  # fmt: skip
     without = [re.sub(r"\$\d+", "$", run_kcrash(session, line)) for line in lines]
