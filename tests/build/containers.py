@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from struct import pack
 from typing import BinaryIO
@@ -22,6 +23,7 @@ import zstandard
 from tests.build.lkcd_file import GZIP, NONE, RLE, Lkcd
 from tests.build.memory_images import write_avml, write_lime
 from tests.build.pages import pages_of
+from tests.build.qcow2_file import write_qcow2
 from tests.build.qemu_stream_file import libvirt_header, write_mapped_ram, write_stream
 from tests.build.s390_file import write_extended, write_plain
 from tests.build.sadump_file import Sadump
@@ -154,6 +156,15 @@ def _libvirt(form: int, pack_all: Callable[[bytes], bytes] | None = None) -> Wri
     return write
 
 
+def _snapshot(bits: int, large: bool) -> Callable[[BinaryIO, Memory], None]:
+    def write(out: BinaryIO, memory: Memory) -> None:
+        inner = BytesIO()
+        _stream()(inner, memory)
+        write_qcow2(out, [b"", b"QEVM of another time", inner.getvalue()], bits=bits, large=large)
+
+    return write
+
+
 def _sadump(disks: int = 1, media: bool = False) -> Write:
     def write(folder: Path, memory: Memory) -> list[str]:
         names = [f"sadump{number}" for number in range(disks)]
@@ -228,6 +239,8 @@ CONTAINERS = {
         registers=True,
         zeros=True,
     ),
+    "qcow2 snapshot": Container(_one("disk.qcow2", _snapshot(16, True)), registers=True),
+    "qcow2 snapshot, small clusters": Container(_one("disk.qcow2", _snapshot(9, False)), registers=True),
     "libvirt": Container(_libvirt(0), registers=True),
     "libvirt gzip": Container(_libvirt(1, lambda data: gzip.compress(data, 1)), registers=True),
     "libvirt bzip2": Container(_libvirt(2, lambda data: bz2.compress(data, 1)), registers=True),

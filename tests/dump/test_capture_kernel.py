@@ -36,7 +36,7 @@ def test_tasks(consoles: Consoles, rows: list[dict[str, Any]]) -> None:
     shown = {(row["pid"], row["comm"], row["ppid"]) for row in rows if row["command"] == "ps"}
     steady = {(int(pid), name[:15], int(parent)) for pid, name, parent in told
               if not name.startswith(("kworker", "cat", "sh"))}  # fmt: skip
-    assert len(steady) > 50 and steady <= shown
+    assert len(steady) > 20 and steady <= shown
 
 
 def test_modules(consoles: Consoles, rows: list[dict[str, Any]]) -> None:

@@ -24,6 +24,23 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.lab
 KERNEL = "6.12"
 COMMANDS = ("sys", "ps", "foreach bt", "log", "mod")
+# As many others as there are kinds: none of them needs a CPU's registers.
+OTHERS = (
+    *(
+        "mach",
+        "mach -m",
+        "task 1",
+        "foreach task -R pid,comm",
+        "ps -t 1",
+        "vtop init_task",
+        "rd init_task 64",
+    ),
+    *("struct task_struct init_task", "p runqueues:a", "dis schedule 8", "sym schedule", "whatis jiffies"),
+    *(
+        "list task_struct.tasks -h init_task -s task_struct.pid",
+        "tree -t maple -p -r mm_struct.mm_mt init_mm",
+    ),
+)
 ROM = 0xC0000000  # QEMU maps video memory above: no RAM
 
 
@@ -58,10 +75,12 @@ def memory(made: Streams) -> Memory:
     return Memory([(s.paddr, view[s.offset : s.offset + s.filesz]) for s in loads], registers(dump))
 
 
-def output(vmlinux: Path | None, words: Sequence[str], all_rows: bool = True) -> str:
+def output(
+    vmlinux: Path | None, words: Sequence[str], all_rows: bool = True, commands: Sequence[str] = COMMANDS
+) -> str:
     """What the commands print, without the names of the files; ``all_rows``: none may fail."""
     argv = [sys.executable, "-m", "kcrash", "-s", *([str(vmlinux)] if vmlinux else []), *words]
-    argv += [word for command in COMMANDS for word in ("-c", command)]
+    argv += [word for command in commands for word in ("-c", command)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == (not all_rows), done.stdout[-500:] + done.stderr[-2000:]
     return re.sub(r"DUMPFILE: .*", "", done.stdout)
@@ -72,6 +91,11 @@ def original(made: Streams) -> str:
     text = output(made.kernel.vmlinux, [str(made.dumps["stream"])])
     assert text.count("PID: ") > 60
     return text
+
+
+@pytest.fixture(scope="module")
+def original_others(made: Streams) -> str:
+    return output(made.kernel.vmlinux, [str(made.dumps["stream"])], commands=OTHERS)
 
 
 def without_active(text: str) -> str:
@@ -86,20 +110,24 @@ def without_active(text: str) -> str:
 
 
 # They pack half a gigabyte as others do that are faster; tests.dump.test_containers has them.
-SLOW = ("elf in xz", "libvirt xz", "libvirt bzip2", "lkcd 1")
+SLOW = ("qcow2 snapshot, small clusters", "elf in xz", "libvirt xz", "libvirt bzip2", "lkcd 1")
 
 
 @pytest.mark.parametrize("name", [name for name in CONTAINERS if name not in SLOW])
-def test_same_output(made: Streams, memory: Memory, original: str, tmp_path: Path, name: str) -> None:
+def test_same_output(
+    made: Streams, memory: Memory, original: str, original_others: str, tmp_path: Path, name: str
+) -> None:
     container = CONTAINERS[name]
     words = container.write(tmp_path, memory)
     text = output(made.kernel.vmlinux, words, all_rows=container.registers)
+    others = output(made.kernel.vmlinux, words, commands=OTHERS)
     for path in tmp_path.iterdir():
         path.unlink()
     if container.registers:
         assert text == original
     else:
         assert without_active(text) == without_active(original)
+    assert others == original_others
 
 
 ALONE = ("lime", "raw", "lkcd 8 gzip", "sadump", "qemu, no description", "elf, labelled big-endian")
@@ -117,7 +145,7 @@ def test_the_dump_alone(made: Streams, memory: Memory, tmp_path: Path, name: str
     assert without_active(text) == without_active(original)
 
 
-@pytest.mark.parametrize("name", ["stream", "mapped-ram"])
+@pytest.mark.parametrize("name", ["stream", "snapshot.qcow2", "mapped-ram", "mapped-ram.qcow2"])
 def test_streams_of_qemu(made: Streams, name: str) -> None:
     """Those that QEMU wrote, beside its own dump of the same stopped machine."""
     theirs = output(made.kernel.vmlinux, [str(made.dumps[name])])

@@ -18,10 +18,12 @@ from tests.lab.toolbox import PACKAGES, Toolbox, toolbox
 
 MIGRATE_LIMIT = 300.0
 MACHINE = Machine(memory=512)
-#: Names of the streams -> capabilities that are turned on, and the address to migrate to.
+#: Names of the streams -> capabilities that are turned on, and the address to migrate to; of a snapshot none.
 STREAMS = {
     "stream": ((), "exec:cat > {path}"),
+    "snapshot.qcow2": ((), ""),
     "mapped-ram": (("mapped-ram",), "file:{path}"),
+    "mapped-ram.qcow2": (("mapped-ram",), ""),  # it stays turned on
 }
 
 
@@ -89,8 +91,36 @@ def _boot(box: Toolbox, kernel: kernels.Kernel, folder: Path) -> None:
         for name in STREAMS:
             guest.do("stop")
             guest.do("dump-guest-memory", paging=False, protocol=f"file:{folder}/{name}.elf", format="elf")
-            _migrate(guest, folder / name, *STREAMS[name])
+            capabilities, address = STREAMS[name]
+            if address:
+                _migrate(guest, folder / name, capabilities, address)
+            else:
+                _save_snapshot(guest, folder / name)
             guest.do("cont")  # after a migration QEMU refuses another one unless the machine has run
+
+
+def _save_snapshot(guest: Guest, path: Path) -> None:
+    """As ``savevm``, in a disk of which the machine knows nothing."""
+    path.touch()
+    guest.do("blockdev-add", driver="file", **{"node-name": "file", "filename": str(path)})
+    options = {"driver": "qcow2", "file": "file", "size": 4 * MIB}
+    _job(guest, "blockdev-create", options=options)
+    guest.do("blockdev-add", driver="qcow2", file="file", **{"node-name": "disk"})
+    _job(guest, "snapshot-save", tag="lab", vmstate="disk", devices=["disk"])
+    guest.do("blockdev-del", **{"node-name": "disk"})
+    guest.do("blockdev-del", **{"node-name": "file"})
+
+
+def _job(guest: Guest, command: str, **arguments: object) -> None:
+    guest.do(command, **{"job-id": "lab"}, **arguments)
+    end = time.monotonic() + MIGRATE_LIMIT
+    while (job := guest.do("query-jobs")[0])["status"] != "concluded":
+        if time.monotonic() > end:
+            raise GuestBroke(f"{command}: {job['status']}")
+        time.sleep(0.25)
+    guest.do("job-dismiss", id="lab")
+    if "error" in job:
+        raise GuestBroke(f"{command}: {job['error']}")
 
 
 def _migrate(guest: Guest, path: Path, capabilities: tuple[str, ...], address: str) -> None:
