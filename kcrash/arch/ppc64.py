@@ -354,9 +354,9 @@ def _frame_made(order: Order) -> Callable[[bytes], bool]:
     return frame_made
 
 
-IRQ_STACKS = {"hardirq_ctx": "IRQ", "softirq_ctx": "SOFTIRQ"}
+IRQ_STACKS = {"hardirq_ctx": "HARD IRQ", "softirq_ctx": "SOFT IRQ"}
 EMERGENCY_STACKS = {
-    "emergency_sp": "EMERGENCY", "nmi_emergency_sp": "NMI EMERGENCY", "mc_emergency_sp": "MCE EMERGENCY",
+    "emergency_sp": "EMERGENCY", "nmi_emergency_sp": "NMI EMERGENCY", "mc_emergency_sp": "MC EMERGENCY",
 }  # fmt: skip
 
 
@@ -459,6 +459,7 @@ def _make(name: str, byte_order: Order) -> Arch:
         format_registers=format_registers,
         frame=FrameLayout(saved_fp=0, return_address=16, cfa=None, chained=32, marks=MARKS, marked=MARKED),
         frame_style=FrameStyle(at_frame_pointer=True, numbered=True),
+        virtual_tables=True,
         user_paging=user_paging,
         frame_made=_frame_made(byte_order),
         assembly=assembly,

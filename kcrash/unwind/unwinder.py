@@ -258,7 +258,7 @@ class Unwinder:
         if called is not None:
             return called, ""
         frame_pointer = registers.get(self.target.fp)
-        if interrupted and self._frameless(pc):
+        if interrupted and self._frameless(pc) and self._returns_to_code(registers, memory):
             return null_call_row(self.target), ""
         row = None if frame_pointer is None else self._frame_row(frame_pointer, interrupted, memory)
         if row is None or frame_pointer is None:

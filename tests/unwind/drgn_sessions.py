@@ -38,6 +38,8 @@ def compare(vmlinux: Path, vmcore: Path) -> Report:
     session, program = kcrash.open(str(vmlinux), str(vmcore)), _open(vmlinux, vmcore)
     report = Report()
     for task in task_table(session).tasks:
+        if not task.stack:
+            continue  # a zombie's is somebody else's by now
         theirs = _theirs(session, program, task)
         if not theirs:
             continue

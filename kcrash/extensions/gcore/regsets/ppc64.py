@@ -49,9 +49,9 @@ def registers(thread: Thread) -> UserRegisters:
     return found._replace(values={**found.values, "msr": msr, "softe": 1})
 
 
-def _of_cpu(thread: Thread, name: str, kind: int, size: int) -> bytes:
-    """A note of QEMU's, each register of ``size`` bytes in the order of the program's memory."""
-    data, session = cpu_note(thread, name, kind), thread.session
+def _of_cpu(thread: Thread, kind: int, size: int) -> bytes:
+    """A note of QEMU's, all of which are named CORE; each register of ``size`` bytes in memory's byte order."""
+    data, session = cpu_note(thread, "CORE", kind), thread.session
     if session.dump.info.byte_order == session.arch.byte_order:
         return data
     return b"".join(data[at : at + size][::-1] for at in range(0, len(data), size))
@@ -72,7 +72,7 @@ def _halves(thread: Thread, path: str, *, upper: bool) -> bytes | None:
 def floating_point(thread: Thread) -> bytes | None:
     """Thirty-two registers and fpscr (fpr_get())."""
     if thread.cpu is not None:
-        return _of_cpu(thread, "CORE", NT_PRFPREG, 8)
+        return _of_cpu(thread, NT_PRFPREG, 8)
     return _halves(thread, "thread.fp_state", upper=True)
 
 
@@ -80,13 +80,12 @@ def vmx(thread: Thread) -> bytes | None:
     """Thirty-two vector registers, vscr, vrsave (vr_get()), of a thread that has used them."""
     if not number(thread, "thread.used_vr", 4):
         return None
-    if thread.cpu is not None:
-        return _of_cpu(thread, "LINUX", NT_PPC_VMX, 16)
-    return _vmx(thread, "thread.vr_state", "thread.vrsave")
+    if thread.cpu is not None:  # QEMU leaves vrsave out: it is as of the last switch
+        return _with_vrsave(thread, _of_cpu(thread, NT_PPC_VMX, 16)[:VECTORS_BYTES], "thread.vrsave")
+    return _with_vrsave(thread, member(thread, "thread.vr_state", VECTORS_BYTES), "thread.vrsave")
 
 
-def _vmx(thread: Thread, state: str, vrsave: str) -> bytes | None:
-    found = member(thread, state, VECTORS_BYTES)
+def _with_vrsave(thread: Thread, found: bytes | None, vrsave: str) -> bytes | None:
     if found is None:
         return None
     order = thread.session.arch.byte_order
@@ -99,7 +98,7 @@ def vsx(thread: Thread) -> bytes | None:
     if not number(thread, "thread.used_vsr", 4):
         return None
     if thread.cpu is not None:
-        return _of_cpu(thread, "LINUX", NT_PPC_VSX, 8)
+        return _of_cpu(thread, NT_PPC_VSX, 8)
     found = _halves(thread, "thread.fp_state", upper=False)
     return found[:256] if found else None
 
@@ -219,7 +218,11 @@ TRANSACTIONS = (
         "TM_CVMX",
         "LINUX",
         NT_PPC_TM_CVMX,
-        in_transaction(lambda thread: _vmx(thread, "thread.ckvr_state", "thread.ckvrsave")),
+        in_transaction(
+            lambda thread: _with_vrsave(
+                thread, member(thread, "thread.ckvr_state", VECTORS_BYTES), "thread.ckvrsave"
+            )
+        ),
     ),
     Regset("TM_CVSX", "LINUX", NT_PPC_TM_CVSX, in_transaction(checkpointed_vsx)),
     Regset("TM_SPR", "LINUX", NT_PPC_TM_SPR, special("thread.tm_tfhar", 24, HTM)),
