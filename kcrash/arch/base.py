@@ -258,8 +258,6 @@ class Arch:
     stopped for a dump and return addresses are pushed: the frames below belong to the dying, and a
     note's registers are those of the frames above. ``code_pointer``: for a layout, what takes the
     authentication code out of a return address; None where there is none.
-    ``frame_made``: whether a function's code, from its start on, has made the function's frame: until then
-    the caller's is the last of ``chained`` ones.
     ``copied_code``: for a kernel (kcrash.linux.stack.StackProbe), what turns a return address in a CPU's copy
     of entry code into one in the original; None where there are no copies.
     ``ftrace_nop``: what stands at the start of a traceable function while nothing traces it.
@@ -301,7 +299,6 @@ class Arch:
     copied_code: Callable[[Any], Callable[[int], int]] | None = None
     user_paging: Callable[[KernelLayout, Memory, int], Paging] = lambda layout, physical, top: layout.paging
     call_code: CallCode | None = None
-    frame_made: Callable[[bytes], bool] | None = None
     prologue: Callable[[bytes], Prologue] | None = None
     ftrace_nop: bytes = b""
     instruction_bytes: Callable[[bytes], int] = lambda code: 1

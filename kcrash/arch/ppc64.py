@@ -22,6 +22,7 @@ from kcrash.arch.base import (
     LinearRange,
     Memory,
     Paging,
+    Prologue,
     Prstatus,
     StackRange,
     SymbolLookup,
@@ -29,6 +30,7 @@ from kcrash.arch.base import (
     displacement,
     register_arch,
 )
+from kcrash.arch.prologue import PrologueReader
 from kcrash.errors import KcrashError, MemoryFault
 
 if TYPE_CHECKING:
@@ -345,13 +347,56 @@ def _saved_registers(order: Order) -> Callable[[Mapping[str, int], int], bool]:
     return saved_registers
 
 
-def _frame_made(order: Order) -> Callable[[bytes], bool]:
-    def frame_made(code: bytes) -> bool:
-        """True if there is a ``stdu r1,-n(r1)`` or ``stdux r1,r1,rn``, by which the ABI makes frames."""
-        words = (int.from_bytes(code[at : at + 4], order) for at in range(0, len(code) & -4, 4))
-        return any(word & 0xFFFF0003 == 0xF8210001 or word & 0xFFFF07FF == 0x7C21016A for word in words)
+# Instructions that prologues and epilogues are made of: mask and value.
+STD, STDU, LD_R1, ADDI_R1 = (
+    (0xFC1F0003, 0xF8010000), (0xFFFF0003, 0xF8210001), (0xFFFFFFFF, 0xE8210000), (0xFFFF0000, 0x38210000),
+)  # fmt: skip
+MFLR_R0, MTLR_R0 = (0xFFFFFFFF, 0x7C0802A6), (0xFFFFFFFF, 0x7C0803A6)
+BLR, B = (0xFFFFFFFF, 0x4E800020), (0xFC000001, 0x48000000)
 
-    return frame_made
+
+def _prologue(order: Order) -> Callable[[bytes], Prologue]:
+    def prologue(code: bytes) -> Prologue:
+        """What compiled code does to the stack: stdu and addi of its pointer, std and ld relative to it."""
+        reader, link_in_r0 = PrologueReader(), False
+        for at in range(0, len(code) & -4, 4):
+            word = int.from_bytes(code[at : at + 4], order)
+            link_in_r0 = _matches(word, MFLR_R0) or (link_in_r0 and not _matches(word, BLR))
+            _instruction(reader, word, link_in_r0)
+        return reader.result()
+
+    return prologue
+
+
+def _give_back(reader: PrologueReader, size: int) -> None:
+    """The stack pointer goes up by ``size`` bytes, or to the caller's: the return address is above that."""
+    link = reader.saved.get(DWARF["link"])
+    if size:
+        reader.take(-size)
+    else:
+        reader.restore()
+    if link is not None and link >= 0:
+        reader.saved[DWARF["link"]] = link
+
+
+def _matches(word: int, form: tuple[int, int]) -> bool:
+    return word & form[0] == form[1]
+
+
+def _instruction(reader: PrologueReader, word: int, link_in_r0: bool) -> None:
+    offset = (word & 0xFFFC) - ((word & 0x8000) << 1)
+    register = word >> 21 & 31
+    if _matches(word, STDU):
+        reader.take(-offset)
+    elif _matches(word, STD) and (register or link_in_r0):
+        reader.save(register or DWARF["link"], offset)
+    elif _matches(word, ADDI_R1) or _matches(word, LD_R1):
+        _give_back(reader, (word & 0xFFFF) - ((word & 0x8000) << 1))
+    elif _matches(word, MTLR_R0):
+        reader.restore(reader.taken)
+        reader.saved.pop(DWARF["link"], None)
+    elif _matches(word, BLR) or _matches(word, B):
+        reader.leave()
 
 
 IRQ_STACKS = {"hardirq_ctx": "HARD IRQ", "softirq_ctx": "SOFT IRQ"}
@@ -461,7 +506,8 @@ def _make(name: str, byte_order: Order) -> Arch:
         frame_style=FrameStyle(at_frame_pointer=True, numbered=True),
         virtual_tables=True,
         user_paging=user_paging,
-        frame_made=_frame_made(byte_order),
+        prologue=_prologue(byte_order),
+        instruction_bytes=lambda code: 4,
         assembly=assembly,
     )
 

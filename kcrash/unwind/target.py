@@ -59,7 +59,7 @@ class Target:
     pointer authentication bits), None for nothing; ``ra_sign_state``: arm64's
     pseudo-register that tells whether there are any.
     ``user_mode``: True if registers are those of user space.
-    ``call_code``: what code tells of calls, None if it cannot be asked; ``frame_made``: see Arch.
+    ``call_code``: what code tells of calls, None if it cannot be asked.
     ``regs_code``: addresses of FrameLayout.regs_functions, each from the first up to its end.
     ``prologue``: see Arch.
     """
@@ -79,7 +79,6 @@ class Target:
     canonical: Callable[[int], int] | None = None
     user_mode: Callable[[Mapping[int, int]], bool] = field(default=lambda registers: False)
     call_code: CallCode | None = None
-    frame_made: Callable[[bytes], bool] | None = None
     prologue: Callable[[bytes], Prologue] | None = None
     regs_code: tuple[tuple[int, int], ...] = ()
 
@@ -134,7 +133,6 @@ def target_for(
         canonical=canonical,
         user_mode=user_mode,
         call_code=arch.call_code,
-        frame_made=arch.frame_made,
         prologue=arch.prologue,
         regs_code=regs_code,
     )

@@ -35,7 +35,6 @@ MAX_MEMO = 65_536
 MAX_CALL_WORDS = 1024  # searched for the call of a function; kernels are built with -Wframe-larger-than=2048
 MAX_PROLOGUE = 64
 MAX_ARGUMENTS = 2  # words of a system call's arguments that entry code pushes (arm)
-MAX_BODY = 4096  # of a function, looked through for what makes its frame
 MAX_FUNCTION = 1 << 16  # bytes of code read of a function that no table describes
 
 
@@ -254,12 +253,10 @@ class Unwinder:
         if not in_code and self._returns_to_code(registers, memory):
             return null_call_row(self.target), ""
         called = self._call_row(pc if interrupted else pc - 1, registers, memory) if in_code else None
-        called = called or (self._prologue_row(pc, interrupted) if in_code else None)
+        called = called or (self._prologue_row(pc, registers, interrupted, memory) if in_code else None)
         if called is not None:
             return called, ""
         frame_pointer = registers.get(self.target.fp)
-        if interrupted and self._frameless(pc) and self._returns_to_code(registers, memory):
-            return null_call_row(self.target), ""
         row = None if frame_pointer is None else self._frame_row(frame_pointer, interrupted, memory)
         if row is None or frame_pointer is None:
             return None, note or f"nothing tells how to unwind {pc:#x}"
@@ -270,13 +267,6 @@ class Unwinder:
     def _frame_row(self, frame_pointer: int, interrupted: bool, memory: BlockReader) -> Row | None:
         leaf = leaf_row(self.target, frame_pointer, memory) if interrupted else None
         return leaf or frame_row(self.target, frame_pointer, memory)
-
-    def _frameless(self, pc: int) -> bool:
-        """True if the function was interrupted before it made a frame, or makes none: as if just called."""
-        start = self._function_start(pc) if self._function_start is not None else None
-        if self.target.frame_made is None or start is None:
-            return False
-        return not self.target.frame_made(self._code_between(start, pc, MAX_BODY))
 
     def _call_row(self, address: int, registers: Registers, memory: BlockReader) -> Row | None:
         """The rules of the first return address on the stack whose call leads to this function.
@@ -294,8 +284,13 @@ class Unwinder:
                 return row
         return None
 
-    def _prologue_row(self, pc: int, interrupted: bool) -> Row | None:
-        """Where frames are chained that says more, but of an interrupted function."""
+    def _prologue_row(
+        self, pc: int, registers: Registers, interrupted: bool, memory: BlockReader
+    ) -> Row | None:
+        """Where frames are chained that says more, but of an interrupted function.
+
+        Entry code has been called by nothing: what the program left in the link register is no code.
+        """
         start = self._function_start(pc if interrupted else pc - 1) if self._function_start else None
         wanted = interrupted or not self.target.frame.chained
         if self.target.prologue is None or start is None or not wanted or pc - start > MAX_FUNCTION:
@@ -304,7 +299,9 @@ class Unwinder:
             code = self.memory.read(start, pc - start)
         except MemoryFault:
             return None
-        return prologue_row(self.target, code, interrupted)
+        row = prologue_row(self.target, code, interrupted)
+        told = not interrupted or dict(row.rules)[row.return_column].kind == Kind.SAVED
+        return row if told or self._returns_to_code(registers, memory) else None
 
     def _calls_of(self, function: int, sp: int, memory: BlockReader) -> Iterator[int]:
         """The CFAs that a frame of ``function`` may have: above a return address behind a call of it."""
@@ -321,9 +318,9 @@ class Unwinder:
             if found:
                 yield slot + width
 
-    def _code_between(self, start: int, end: int, limit: int = MAX_PROLOGUE) -> bytes:
+    def _code_between(self, start: int, end: int) -> bytes:
         try:
-            return self.memory.read(start, min(end - start, limit))
+            return self.memory.read(start, min(end - start, MAX_PROLOGUE))
         except MemoryFault:
             return b""
 

@@ -18,6 +18,8 @@ from kcrash.unwind.codemap import CodeMap, Tables
 from kcrash.unwind.registers import Registers
 from kcrash.unwind.target import RegsLayout, target_for
 from kcrash.unwind.unwinder import Frame, Unwinder
+from tests.arch.conftest import Lab
+from tests.arch.prologues import prologues_beside_tables
 
 TOP = 0x8000_0000
 LINEAR = 0xC000_0000_0000_0000
@@ -260,10 +262,15 @@ def test_an_interrupted_function_may_have_no_frame_yet(arch: Arch, pc: int, call
     code = [0x7C0802A6, 0xF8010010, 0xF821FFC1, 0x60000000]
     pairs = [code[at : at + 2] if arch is PPC64LE else code[at : at + 2][::-1] for at in (0, 2)]
     words = {CODE + 8 * n: low | high << 32 for n, (low, high) in enumerate(pairs)}
-    words |= {STACK + 0x100: STACK + 0x200, STACK + 0x200 + 16: CODE + 0x680}
+    words |= {STACK + 0x100: STACK + 0x140, STACK + 0x140 + 16: CODE + 0x680}
     registers = {"nip": CODE + pc, "link": CODE + 0x580, "r1": STACK + 0x100}
     found = frames(words, arch, interrupted=True, **registers)
     assert [frame.pc for frame in found[1:]] == [CODE + at for at in callers]
+
+
+@pytest.mark.parametrize("machine", ["ppc64el"], indirect=True)
+def test_prologues_say_what_the_compilers_tables_say(machine: Lab) -> None:
+    prologues_beside_tables(machine)
 
 
 def test_a_circle_of_frames_ends() -> None:

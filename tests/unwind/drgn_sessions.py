@@ -112,9 +112,9 @@ def _frameless(session: Session, ours: list[Frame]) -> bool:
     """True if the innermost function was interrupted without a frame of its own, as its code tells."""
     own = ours[0].registers.get(session.arch.dwarf[session.arch.sp])
     return (
-        session.arch.frame_made is not None
+        bool(session.arch.frame.chained)
         and len(ours) > 1
-        and (ours[0].interrupted, ours[0].cfa, ours[1].method) == (True, own, "fp")
+        and (ours[0].interrupted, ours[0].cfa, ours[1].method) == (True, own, "prologue")
     )
 
 
