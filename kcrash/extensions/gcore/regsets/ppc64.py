@@ -50,7 +50,7 @@ def registers(thread: Thread) -> UserRegisters:
 
 
 def _of_cpu(thread: Thread, kind: int, size: int) -> bytes:
-    """A note of QEMU's, all of which are named CORE; each register of ``size`` bytes in memory's byte order."""
+    """A note of QEMU's, each named CORE; registers of ``size`` bytes in the order of memory."""
     data, session = cpu_note(thread, "CORE", kind), thread.session
     if session.dump.info.byte_order == session.arch.byte_order:
         return data
