@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import kcrash
+from kcrash import locate
 from kcrash.arch.base import Arch, Entry, EntryKind, LinearRange
 from kcrash.arch.ppc64 import DWARF, PPC64, PPC64LE, SIZES, Sizes, find_layout, make_paging, user_mode
 from kcrash.dump.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
 from kcrash.errors import FaultReason, KcrashError, MemoryFault
+from kcrash.linux.cpu_registers import cpu_registers
+from kcrash.linux.tasks import task_table
 from kcrash.memory.space import AddressSpace, PagedSpace
 from kcrash.unwind.codemap import CodeMap, Tables
 from kcrash.unwind.registers import Registers
@@ -20,6 +24,7 @@ from kcrash.unwind.target import RegsLayout, target_for
 from kcrash.unwind.unwinder import Frame, Unwinder
 from tests.arch.conftest import Lab
 from tests.arch.prologues import prologues_beside_tables
+from tests.build.with_vmcoreinfo import with_vmcoreinfo
 
 TOP = 0x8000_0000
 LINEAR = 0xC000_0000_0000_0000
@@ -278,3 +283,20 @@ def test_a_circle_of_frames_ends() -> None:
     words |= {at + 16: CODE + 0x500 for at in words}
     found = frames(words, PPC64LE, nip=CODE + 0x100, r1=STACK + 0x100)
     assert len(found) < 5 and found[-1].note
+
+
+@pytest.mark.parametrize("machine", ["ppc64el"], indirect=True)
+@pytest.mark.parametrize("said", [True, False], ids=["vmcoreinfo", "no-vmcoreinfo"])
+def test_a_dump_that_says_the_other_byte_order(
+    machine: Lab, said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As QEMU 7.2 does: what memory holds tells its order, and notes are in that of the container."""
+    copy = with_vmcoreinfo(machine.dumps.forms["qemu-elf"], b"", machine.folder / "big", ">")
+    if not said:
+        monkeypatch.setattr(locate, "_info_in_memory", lambda dump, progress: None)
+    with kcrash.open(str(copy)) as session:
+        assert (session.dump.info.byte_order, session.arch.byte_order) == ("big", "little")
+        assert len(task_table(session).tasks) == len(task_table(machine.session).tasks)
+        assert session.layout.constants == machine.session.layout.constants
+        assert cpu_registers(session) == cpu_registers(machine.session)
+    copy.unlink()

@@ -162,7 +162,7 @@ LOONG64 = Architecture(
 )
 
 # Under TCG there are none of the mitigations that the machine promises by itself. Of radix kernels (power9)
-# makedumpfile 1.7.8 reads the struct pages from the wrong place, and leaves out pages as poisoned that are not.
+# makedumpfile 1.7.8 reads struct pages from the wrong place, and leaves out pages as poisoned that are not.
 PPC64EL = Architecture(
     name="ppc64el",
     debian="ppc64el",
