@@ -6,6 +6,7 @@ Application Binary Interface s390x Supplement" (DWARF numbers), Linux arch/s390/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,12 @@ PRSTATUS = Prstatus(
     size=336, signal=12, pid=32, times=48, regs=112, fpvalid=328,
     registers=("pswm", "pswa", *GPRS, *ACCESS, "orig_gpr2"),
 )  # fmt: skip
+# What GNU calls otherwise than capstone, and which instructions refer to an address by its distance.
+NO_OPERATION = {"bc": "nop", "brcl": "jgnop", "brc": "jnop"}
+COMPARING = ("ci", "cg", "cl", "cr", "loc", "stoc", "sel")
+CONDITIONS = {"lh": "ne", "le": "nh", "he": "nl"}
+RELATIVE = ("l", "st", "c", "ex", "pfd", "br")
+HEXADECIMAL = re.compile(r"-?\b0x[0-9a-f]+")
 # Stacks of a CPU, by the members of struct lowcore that point into them. That for code without translation
 # was the panic stack before v4.20; all CPUs share one for a restart.
 LOWCORE = "struct lowcore"
@@ -224,6 +231,30 @@ def _instruction(reader: PrologueReader, code: bytes) -> None:
             reader.restore()
 
 
+def assembly(found: Any) -> tuple[str, str]:
+    """Mnemonic and operands as GNU's disassembler writes them: numbers decimal, but for addresses of code."""
+    name, operands = found.mnemonic, found.op_str.replace(", ", ",")
+    if name == "bcr" and operands.startswith("0,"):
+        return "nopr", f"%r{found.bytes[1] & 15}"
+    if name in NO_OPERATION and operands.startswith("0,"):
+        return NO_OPERATION[name], operands[2:]
+    if name.startswith(COMPARING) and name[-2:] in CONDITIONS:
+        name = name[:-2] + CONDITIONS[name[-2:]]
+    if name.endswith("sbg"):
+        name, operands = _selected_bits(name, operands)
+    relative = name == "larl" or (name.startswith(RELATIVE) and name.endswith(("rl", "asl")))
+    head, comma, last = operands.rpartition(",") if relative else (operands, "", "")
+    return name, HEXADECIMAL.sub(lambda number: str(int(number[0], 16)), head) + comma + last
+
+
+def _selected_bits(name: str, operands: str) -> tuple[str, str]:
+    """Of instructions that rotate, then take bits: no rotation by 0; "z" says that the rest is cleared."""
+    *parts, end, rotation = operands.split(",")
+    clears = int(end, 0) & 0x80
+    shown = [*parts, str(int(end, 0) & 0x3F), *([rotation] if int(rotation, 0) else [])]
+    return name + ("z" if clears else ""), ",".join(shown)
+
+
 def task_stack_padding(symbols: SymbolLookup) -> int:
     """Nothing stands between the user's pt_regs and the top of the stack (task_pt_regs())."""
     return 0
@@ -311,6 +342,7 @@ S390X = register_arch(
         frame=FrameLayout(saved_fp=152, return_address=136, cfa=None, chained=160),
         prologue=prologue,
         instruction_bytes=instruction_bytes,
+        assembly=assembly,
         frame_style=FrameStyle(at_frame_pointer=True, numbered=True),
         user_paging=user_paging,
     )

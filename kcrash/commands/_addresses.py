@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kcrash.errors import CommandError, KcrashError
+from kcrash.errors import CommandError, KcrashError, MemoryFault
 from kcrash.session import Session
 
 MAX_ALTERNATIVES = 200
@@ -44,6 +44,19 @@ def evaluate(session: Session, text: str) -> int:
     from kcrash.values.scope import evaluate as expression
 
     return int(expression(session, text)) & session.word_mask
+
+
+def is_user(session: Session, address: int) -> bool:
+    """True for an address of user space; where kernel and user have all addresses each (s390x), for one that
+    the kernel does not map."""
+    paging = session.layout.paging
+    if address >= paging.user_end or paging.signed:
+        return address < paging.user_end
+    try:
+        session.memory.translate(address)
+    except MemoryFault:
+        return True
+    return False
 
 
 def not_found(session: Session, name: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from struct import iter_unpack
 
-from kcrash.commands._addresses import parse_address, parse_number
+from kcrash.commands._addresses import is_user, parse_address, parse_number
 from kcrash.commands._dumpfile import FileSpace
 from kcrash.commands.base import (
     Arg,
@@ -103,14 +103,9 @@ def _reader(context: Context, args: Arguments, address: int) -> Read:
         return session.physical.read
     if args.f:
         return FileSpace(session).read
-    if args.u or _is_user(session, address):
+    if args.u or is_user(session, address):
         return _user_reader(context)
     return session.memory.read
-
-
-def _is_user(session: Session, address: int) -> bool:
-    """True for an address of user space that is not the kernel's too (as low ones of s390x are)."""
-    return address < session.layout.paging.user_end and session.memory.try_read(address, 1) is None
 
 
 def _user_reader(context: Context) -> Read:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from kcrash.arch.base import EntryKind
-from kcrash.commands._addresses import parse_address
+from kcrash.commands._addresses import is_user, parse_address
 from kcrash.commands._entry import pte_lines, swap_lines, swap_place
 from kcrash.commands.base import (
     Arguments,
@@ -62,9 +62,7 @@ def vtop(context: Context, args: Arguments) -> Iterator[Item]:
 
 def _space(context: Context, args: Arguments, address: int) -> tuple[Task | None, PagedSpace]:
     session = context.session
-    paging = session.layout.paging  # where kernel and user have all addresses each, the kernel's are meant
-    user = args.u or (not args.k and paging.signed and address < paging.user_end)
-    if not user:
+    if not args.u and (args.k or not is_user(session, address)):
         return None, session.memory
     from kcrash.commands._tasks import context_task, find_task, user_memory
 

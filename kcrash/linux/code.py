@@ -82,13 +82,14 @@ def _convert(session: Session, found: Any, capstone: Any) -> Instruction:
     target = _target(found, branch, capstone, session.arch.pc)
     mnemonic, operands = session.arch.assembly(found)
     if branch and target is not None:
-        before, separator, _target_text = operands.rpartition(", ")
-        operands = f"{before}{separator}{target:#x}"
+        before, comma, last = operands.rpartition(",")
+        if not last.lstrip().startswith("%"):  # a register: s390x's nopr
+            operands = f"{before}{comma}{' ' if last.startswith(' ') else ''}{target:#x}"
     return Instruction(found.address, bytes(found.bytes), mnemonic, operands, target, branch)
 
 
 def _target(found: Any, branch: bool, capstone: Any, pc: str) -> int | None:
-    for operand in found.operands:
+    for operand in reversed(found.operands):  # the target comes last, behind what a branch compares with
         if operand.type == capstone.CS_OP_IMM and branch:
             return int(operand.imm) & (1 << 64) - 1
         if operand.type == capstone.CS_OP_MEM and found.reg_name(operand.mem.base) == pc:

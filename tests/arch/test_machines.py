@@ -123,6 +123,18 @@ def test_frames_are_those_of_pagemap(machine: Lab) -> None:
     assert checked > 100
 
 
+def test_vtop_takes_a_programs_address_for_one(machine: Lab) -> None:
+    """Without -u, also where kernel and programs have the same addresses (s390x)."""
+    area = machine.truth.area("anon")
+    page = next(index for index in range(0, 64, area.page_step) if area.page_of(index) > 0)
+    address = area.start + page * machine.truth.page_size
+    physical = area.page_of(page) * machine.truth.page_size
+    assert machine.run(f"vtop -c {area.pid} {address:x}").splitlines()[1].split() == [
+        f"{address:x}",
+        f"{physical:x}",
+    ]
+
+
 def test_struct_pages_tell_where_anonymous_pages_are_mapped(machine: Lab) -> None:
     """Of an anonymous page, index is the number of its virtual page (linear_page_index())."""
     area, size = machine.truth.area("anon"), machine.truth.page_size

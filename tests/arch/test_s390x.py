@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from kcrash.arch.base import Entry, EntryKind, KernelLayout
 from kcrash.arch.s390x import DWARF, S390X, make_paging, prologue, swap_entry, user_mode
 from kcrash.errors import CorruptData, FaultReason, MemoryFault
+from kcrash.linux.code import instructions
 from kcrash.linux.stack import cpu_stacks, thread_size
 from kcrash.memory.space import AddressSpace, PagedSpace
 from kcrash.unwind.codemap import CodeMap, Tables
@@ -19,6 +21,7 @@ from kcrash.unwind.target import RegsLayout, target_for
 from kcrash.unwind.unwinder import Frame, Unwinder
 from tests.arch.conftest import Lab
 from tests.arch.prologues import prologues_beside_tables
+from tests.lab.toolbox import toolbox
 
 TOP = 0x8000_0000
 # The lowest address bit that each level from the top resolves; a table's type in its entries, from the top.
@@ -222,3 +225,30 @@ def test_cpus_have_the_stacks_that_drgn_reads_of_their_lowcores(machine: Lab) ->
     found = cpu_stacks(session)
     assert {stack.low for stack in found} == expected
     assert [stack.name for stack in found if stack.cpu == 1] == ["IRQ", "NODAT", "MCCK"]
+
+
+GNU_LINE = re.compile(r"^ *([0-9a-f]+):\t((?:[0-9a-f]{2} )+)\s*\t(\S+)\s*([^\n<]*)", re.MULTILINE)
+
+
+@pytest.mark.parametrize("machine", ["s390x"], indirect=True)
+def test_instructions_are_written_as_gnu_does(machine: Lab) -> None:
+    """Where the kernel has not changed its text since it was linked; objdump shows addresses as linked."""
+    session, box = machine.session, toolbox(machine.dumps.kernel.arch)
+    kaslr, start = session.layout.kaslr, session.symbols.find_kernel("_stext")
+    assert start is not None and machine.vmlinux is not None
+    file, span = machine.vmlinux.resolve(), 0x10000
+    limits = [f"--start-address={start - kaslr:#x}", f"--stop-address={start - kaslr + span:#x}"]
+    listing = box.run(["s390x-linux-gnu-objdump", "-d", *limits, file], binds=[file.parent]).stdout
+    rows = GNU_LINE.findall(listing)
+    gnus = {int(at, 16) + kaslr: (bytes.fromhex(data), name, rest.strip()) for at, data, name, rest in rows}
+    checked, different = 0, []
+    for found in instructions(session, session.memory, start, start + span):
+        data, name, operands = gnus.get(found.address, (b"", "", ""))
+        if data == found.data:
+            head, comma, last = operands.rpartition(",")
+            if re.fullmatch("[0-9a-f]+", last) and ("0x" in found.operands):
+                operands = f"{head}{comma}{int(last, 16) + kaslr:#x}"
+            checked += 1
+            if (found.mnemonic, found.operands) != (name, operands):
+                different.append((found, name, operands))
+    assert checked > 8_000 and len(different) < checked // 200, different[:5]
