@@ -357,7 +357,7 @@ ARM = register_arch(
         stacks=stacks,
         format_registers=format_registers,
         frame=FrameLayout(saved_fp=-12, return_address=-4, cfa=4, regs_functions=ENTRY_FUNCTIONS),
-        frame_style=FrameStyle(numbered=True),
+        frame_style=FrameStyle(numbered=True, caller=True),
         code_pointer=code_pointer,
     )
 )

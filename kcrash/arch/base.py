@@ -195,12 +195,14 @@ class FrameStyle:
 
     ``at_frame_pointer``: in brackets stands the frame pointer, not where the return address is;
     ``call_bytes``: of the call in front of a return address, which is shown in its place; 0 for neither;
-    ``numbered``: interrupted frames have a number of their own, else their registers stand for them.
+    ``numbered``: interrupted frames have a number of their own, else their registers stand for them;
+    ``caller``: in brackets stand the frame's pc and its caller's (arm).
     """
 
     at_frame_pointer: bool = False
     call_bytes: int = 0
     numbered: bool = False
+    caller: bool = False
 
 
 class StackRange(NamedTuple):

@@ -283,8 +283,7 @@ class _Style:
         }
         if module:
             data["module"] = module
-        text = f"{f'#{shown.number}':>3} [{shown.slot:x}] {name} at {pc:x}"
-        lines = [f"{text} [{module}]" if module else text]
+        lines = [self._frame_line(shown, pc, f"{name} [{module}]" if module else name, found[index + 1 :])]
         if line is not None:
             data |= {"file": line.file, "line": line.line}
             lines.append(f"    {line.file}: {line.line}")
@@ -296,6 +295,14 @@ class _Style:
             data["words"] = [Address(value) for _address, value in words]
             lines += self._dump(words, symbolic=bool(self.args.F))
         yield Record("frame", data, lines)
+
+    def _frame_line(self, shown: _Shown, pc: int, name: str, callers: list[Frame]) -> str:
+        number = f"{f'#{shown.number}':>3}"
+        if not self.shape.caller:
+            function, _space, module = name.partition(" ")
+            return f"{number} [{shown.slot:x}] {function} at {pc:x} {module}".rstrip()
+        known = [frame.pc for frame in callers[:1] if frame.pc is not None]
+        return f"{number} [<{pc:08x}>] ({name})" + "".join(f" from [<{at:08x}>]" for at in known)
 
     def _functions(
         self, found: list[Frame], index: int, line: SourceLine | None

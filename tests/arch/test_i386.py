@@ -265,7 +265,7 @@ def regs(ram: Ram, at: int, **values: int) -> None:
 
 
 def test_frame_pointers_up_to_a_system_call() -> None:
-    """A frame pointer and what a call pushed, each; entry code has its struct pt_regs at the stack pointer."""
+    """A frame pointer and what a call pushed, each; entry code has a struct pt_regs at the stack pointer."""
     ram = Ram(4)
     ram.put(STACK, STACK + 0x20).put(STACK + 4, CODE + 0x10)
     ram.put(STACK + 0x20, 0xBFFF0000).put(STACK + 0x24, ENTRY + 0x20)

@@ -154,6 +154,28 @@ def guest_packages(arch: Architecture) -> tuple[str, ...]:
     return ("busybox-static", *(("kexec-tools", "makedumpfile") if arch.capture else ()))
 
 
+# QEMU's name for the programs of an architecture.
+EMULATORS = {"armhf": "arm"}
+
+
+def foreign_crash(arch: Architecture) -> list[str]:
+    """The words that run crash of an architecture, in QEMU's user mode; fetched when missing."""
+    name = f"crash-{arch.debian}-{cache.digest(SUITE, 'qemu-user-static')}"
+    root = cache.keep(name, lambda part: _unpack_crash(part, arch))
+    emulator = root / "emulator/usr/bin" / f"qemu-{EMULATORS.get(arch.debian, arch.debian)}-static"
+    return [str(emulator), "-L", str(root), str(program(root, "crash"))]
+
+
+def _unpack_crash(root: Path, arch: Architecture) -> None:
+    _unpack_all(root, apt.Suite(SUITE, arch.debian), ("crash",))
+    (root / "lib").symlink_to("usr/lib")
+    emulator = apt.Suite("bookworm")
+    emulator.update()
+    for package in emulator.fetch(["qemu-user-static"], root / "debs"):
+        apt.unpack(package, root / "emulator")
+    cache.remove(root / "debs")
+
+
 def program(root: Path, name: str) -> Path:
     """A program below a root folder."""
     for folder in ("usr/bin", "usr/sbin"):

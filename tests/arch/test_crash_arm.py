@@ -1,0 +1,72 @@
+"""Frames and addresses of 32-bit ARM dumps as crash shows them: Debian's of that architecture, under QEMU."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.arch.conftest import Lab
+from tests.lab.toolbox import foreign_crash
+
+# The way into a kernel, which crash leaves out: of other than table-made frames it knows nothing.
+ENTRY = re.compile(r"\((__\w+_(usr|svc)|ret_\w+|__sys_trace\w*|slow_work_pending)\)")
+# Where a CPU that came up had begun by physical addresses.
+BEGIN = re.compile(r"(\(secondary_start_kernel\)) from \[<\w+>\]")
+
+
+@pytest.fixture
+def crash(machine: Lab) -> list[str]:
+    """The command; skips the machines that are not such."""
+    if machine.session.arch.name != "arm":
+        pytest.skip("for ARM of 32 bits")
+    return foreign_crash(machine.dumps.kernel.arch)
+
+
+def run(crash: list[str], machine: Lab, commands: Path, *lines: str) -> str:
+    commands.write_text("".join(f"{line}\n" for line in (*lines, "q")))
+    words = [*crash, "-s", str(machine.vmlinux), str(machine.dumps.forms["qemu-elf"]), "-i", str(commands)]
+    done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600)
+    return done.stdout
+
+
+def frames(shown: str) -> dict[str, list[str]]:
+    """Lines of frames by task."""
+    found = {}
+    for part in re.split(r"^(?=PID: )", shown, flags=re.MULTILINE)[1:]:
+        task = re.search(r"TASK: (\w+)", part)
+        assert task is not None
+        found[task[1]] = [BEGIN.sub(r"\1", line) for line in re.findall(r"^ *#\d.*", part, re.MULTILINE)]
+    return found
+
+
+def test_frames_are_crashs(machine: Lab, crash: list[str], tmp_path: Path) -> None:
+    """All of crash's, and then the routine by which the kernel was entered."""
+    theirs = frames(run(crash, machine, tmp_path / "commands", "foreach bt"))
+    ours, checked = frames(machine.run("foreach bt")), 0
+    assert ours.keys() == theirs.keys()
+    for task, lines in theirs.items():
+        assert ours[task][: len(lines)] == lines, task
+        rest = ours[task][len(lines) :]
+        assert not lines or all(ENTRY.search(line) for line in rest), (task, rest)
+        checked += len(lines)
+    assert checked > 300
+
+
+def test_page_tables_are_crashs(machine: Lab, crash: list[str], tmp_path: Path) -> None:
+    """Of one address of the kernel in every 16 MiB, and of the workload's memory."""
+    area = machine.truth.area("anon")
+    wanted = [f"vtop -k {address:x}" for address in range(0xC0000000, 0x100000000, 16 << 20)]
+    wanted += [f"set {area.pid}", *(f"vtop -u {area.start + at:x}" for at in range(0, area.size, 4096))]
+    theirs = translated(run(crash, machine, tmp_path / "commands", *wanted))
+    assert len(theirs) > 40
+    for address, physical in theirs.items():
+        line = f"vtop -u -c {area.pid} {address:x}" if address < 0xC0000000 else f"vtop -k {address:x}"
+        assert translated(machine.run(line)) == {address: physical}
+
+
+def translated(shown: str) -> dict[int, int]:
+    pairs = re.findall(r"^VIRTUAL +PHYSICAL *\n([0-9a-f]+) +([0-9a-f]+) *$", shown, re.MULTILINE)
+    return {int(address, 16): int(physical, 16) for address, physical in pairs}
