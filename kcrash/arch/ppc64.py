@@ -235,8 +235,8 @@ def _check_order(found: _Variables) -> None:
 
 
 def _sizes(found: _Variables, top: int) -> Sizes:
-    """What the kernel says of its tables, since Linux commit dd1842a2a448 ("powerpc/mm: Make page table
-    size a variable") in v4.7; else that which kernels of its kind have."""
+    """What variables say in kernels that choose radix or hash as they boot (asm/book3s/64/pgtable.h);
+    else that which kernels of its kind have."""
     info = found.info
     words = [found.value(f"__{name.lower()}_index_size") for name in LEVELS]
     said = [word for word in words if word is not None and word <= 16]

@@ -41,8 +41,8 @@ VECTORS_BYTES = 33 * 16  # struct thread_vr_state
 def registers(thread: Thread) -> UserRegisters:
     """struct user_pt_regs, the msr with the modes of floating-point exceptions that the thread asked for.
 
-    The kernel says 1 for softe, which it uses otherwise since v4.16 ("powerpc/ptrace: Hard wire PT_SOFTE
-    value to 1 in gpr_get() too" in v5.1).
+    For softe, which the kernel keeps another state in, it says 1, since the Linux commit "powerpc/ptrace:
+    Hard wire PT_SOFTE value to 1 in gpr_get() too" in v5.11 and in older kernels that have it.
     """
     found = thread.entry_registers()
     msr = found.values.get("msr", 0) | (number(thread, "thread.fpexc_mode", 4) or 0)
@@ -231,31 +231,34 @@ TRANSACTIONS = (
     Regset("TM_CDSCR", "LINUX", NT_PPC_TM_CDSCR, in_transaction(special("thread.tm_dscr"))),
 )
 
-for name in ("ppc64le", "ppc64"):
-    register_port(
-        Port(
-            arch=name,
-            kernels="all so far",
-            machine=EM_PPC64,
-            word_bytes=8,
-            prstatus=PRSTATUS,
-            accepts=lambda process, name=name: (  # type: ignore[misc]
-                process.session.arch.name == name and not is_compat(process)
-            ),
-            registers=registers,
-            regsets=(
-                Regset("FP", "CORE", NT_PRFPREG, floating_point),
-                Regset("VMX", "LINUX", NT_PPC_VMX, vmx),
-                Regset("VSX", "LINUX", NT_PPC_VSX, vsx),
-                *TRANSACTIONS,
-                Regset("PPR", "LINUX", NT_PPC_PPR, ppr),
-                Regset("DSCR", "LINUX", NT_PPC_DSCR, special("thread.dscr")),
-                Regset("TAR", "LINUX", NT_PPC_TAR, special("thread.tar")),
-                Regset("EBB", "LINUX", NT_PPC_EBB, branches),
-                Regset("PMU", "LINUX", NT_PPC_PMU, special("thread.siar", 40, ARCH_2_07)),
-                Regset("DEXCR", "LINUX", NT_PPC_DEXCR, dexcr),
-                Regset("HASHKEYR", "LINUX", NT_PPC_HASHKEYR, special("thread.hashkeyr", 8, ARCH_3_1)),
-                Regset("PKEY", "LINUX", NT_PPC_PKEY, keys),
-            ),
-        )
+REGSETS = (
+    Regset("FP", "CORE", NT_PRFPREG, floating_point),
+    Regset("VMX", "LINUX", NT_PPC_VMX, vmx),
+    Regset("VSX", "LINUX", NT_PPC_VSX, vsx),
+    *TRANSACTIONS,
+    Regset("PPR", "LINUX", NT_PPC_PPR, ppr),
+    Regset("DSCR", "LINUX", NT_PPC_DSCR, special("thread.dscr")),
+    Regset("TAR", "LINUX", NT_PPC_TAR, special("thread.tar")),
+    Regset("EBB", "LINUX", NT_PPC_EBB, branches),
+    Regset("PMU", "LINUX", NT_PPC_PMU, special("thread.siar", 40, ARCH_2_07)),
+    Regset("DEXCR", "LINUX", NT_PPC_DEXCR, dexcr),
+    Regset("HASHKEYR", "LINUX", NT_PPC_HASHKEYR, special("thread.hashkeyr", 8, ARCH_3_1)),
+    Regset("PKEY", "LINUX", NT_PPC_PKEY, keys),
+)
+
+
+def _port(name: str) -> Port:
+    return Port(
+        arch=name,
+        kernels="all so far",
+        machine=EM_PPC64,
+        word_bytes=8,
+        prstatus=PRSTATUS,
+        accepts=lambda process: process.session.arch.name == name and not is_compat(process),
+        registers=registers,
+        regsets=REGSETS,
     )
+
+
+register_port(_port("ppc64le"))
+register_port(_port("ppc64"))
