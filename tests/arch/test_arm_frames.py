@@ -1,4 +1,5 @@
-"""Frames and addresses of 32-bit ARM dumps as crash shows them: Debian's of that architecture, under QEMU."""
+"""Frames and addresses of 32-bit ARM dumps: by the kernel's own tables as by the compiler's, and as crash
+shows them (Debian's of that architecture, under QEMU)."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from kcrash.linux.stack import frames
+from kcrash.linux.tasks import task_table
 from tests.arch.conftest import Lab
 from tests.lab.toolbox import foreign_crash
 
@@ -18,11 +21,30 @@ BEGIN = re.compile(r"(\(secondary_start_kernel\)) from \[<\w+>\]")
 
 
 @pytest.fixture
-def crash(machine: Lab) -> list[str]:
-    """The command; skips the machines that are not such."""
+def arm(machine: Lab) -> Lab:
+    """The machines of 32-bit ARM; skips the others."""
     if machine.session.arch.name != "arm":
         pytest.skip("for ARM of 32 bits")
-    return foreign_crash(machine.dumps.kernel.arch)
+    return machine
+
+
+@pytest.fixture
+def crash(arm: Lab) -> list[str]:
+    """The command."""
+    return foreign_crash(arm.dumps.kernel.arch)
+
+
+def test_the_kernels_own_tables_say_what_the_compilers_say(arm: Lab) -> None:
+    """Of every frame, and of every register that both know."""
+    session, checked = arm.session, 0
+    for task in task_table(session).tasks:
+        ours, others = frames(session, task, prefer_orc=True), frames(session, task)
+        assert [frame.pc for frame in ours] == [frame.pc for frame in others], task.name
+        for frame, other in zip(ours, others, strict=True):
+            known = frame.registers.keys() & other.registers.keys()
+            assert {n: frame.registers[n] for n in known} == {n: other.registers[n] for n in known}, task.name
+            checked += frame.method == "exidx"
+    assert checked > 300
 
 
 def run(crash: list[str], machine: Lab, commands: Path, *lines: str) -> str:
@@ -32,7 +54,7 @@ def run(crash: list[str], machine: Lab, commands: Path, *lines: str) -> str:
     return done.stdout
 
 
-def frames(shown: str) -> dict[str, list[str]]:
+def lines_of(shown: str) -> dict[str, list[str]]:
     """Lines of frames by task."""
     found = {}
     for part in re.split(r"^(?=PID: )", shown, flags=re.MULTILINE)[1:]:
@@ -44,8 +66,8 @@ def frames(shown: str) -> dict[str, list[str]]:
 
 def test_frames_are_crashs(machine: Lab, crash: list[str], tmp_path: Path) -> None:
     """All of crash's, and then the routine by which the kernel was entered."""
-    theirs = frames(run(crash, machine, tmp_path / "commands", "foreach bt"))
-    ours, checked = frames(machine.run("foreach bt")), 0
+    theirs = lines_of(run(crash, machine, tmp_path / "commands", "foreach bt"))
+    ours, checked = lines_of(machine.run("foreach bt")), 0
     assert ours.keys() == theirs.keys()
     for task, lines in theirs.items():
         assert ours[task][: len(lines)] == lines, task
