@@ -20,19 +20,22 @@ MAX_BTF = 1 << 26
 
 
 def module_types(session: Session, *names: str, instead: TypeSource | None = None) -> Types:
-    """The session's types together with those of the modules ``names``, as far as the dump has them.
+    """The session's types and those of the modules ``names``, as far as the dump or module debuginfo
+    that is in use has them.
 
     ``instead``: asked before the session's sources where a module's types are not in the
     dump, so that what the kernel cannot have is not searched for in its DWARF.
     Linux commit 36e68442d1af ("bpf: Load and verify kernel module BTFs") in v5.11.
     """
-    return session.memo(("module types", names), lambda: _make(session, names, instead))
+    in_use = tuple(name for name in names if name in session.module_debug)
+    return session.memo(("module types", names, in_use), lambda: _make(session, names, instead))
 
 
 def _make(session: Session, names: tuple[str, ...], instead: TypeSource | None) -> Types:
     made = Types(session.types.byte_order, session.types.pointer_size)
     for name in names:
-        source = _source(session, name)
+        debug = session.module_debug.get(name)
+        source: TypeSource | None = _source(session, name) or (debug.dwarf if debug else None)
         if source is not None:
             made.add(source)
     own, rest = session.types.sources[:1], session.types.sources[1:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kcrash.errors import CorruptData, KcrashError
 from kcrash.linux.module_types import module_types
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 MAGIC = 0x58  # ZSPAGE_MAGIC
 ALLOCATED = 1  # OBJ_ALLOCATED_TAG
-HANDLE_SIZE = 8
 
 
 class _Place(NamedTuple):
@@ -27,15 +26,16 @@ class _Place(NamedTuple):
     index_bits: int
 
 
-# MAX_POSSIBLE_PHYSMEM_BITS: 52 or 46 (CONFIG_X86_5LEVEL or not) of x86, 52 or 48 of arm64 and so on.
-_PHYSICAL_BITS = (52, 46, 48, 51, 56, 44)
+# MAX_POSSIBLE_PHYSMEM_BITS: 52 or 46 (CONFIG_X86_5LEVEL or not) of x86, 52 or 48 of arm64 and so on; of
+# 32-bit machines 36 with PAE and 40 with LPAE. By the bits of a word.
+_PHYSICAL_BITS = {64: (52, 46, 48, 51, 56, 44), 32: (32, 36, 40)}
 
 
-def _places(page_shift: int) -> list[_Place]:
-    """OBJ_INDEX_BITS = 64 - (MAX_POSSIBLE_PHYSMEM_BITS - PAGE_SHIFT) - OBJ_TAG_BITS, with the tag below the
-    index until v6.6. Nothing in the kernel's types tells which; but an object starts with its own
+def _places(page_shift: int, word_bits: int) -> list[_Place]:
+    """OBJ_INDEX_BITS = BITS_PER_LONG - (MAX_POSSIBLE_PHYSMEM_BITS - PAGE_SHIFT) - OBJ_TAG_BITS, with the tag
+    below the index until v6.6. Nothing in the kernel's types tells which; but an object starts with its own
     handle, so the right one proves itself."""
-    totals = [64 - bits + page_shift for bits in _PHYSICAL_BITS]
+    totals = [word_bits - bits + page_shift for bits in _PHYSICAL_BITS[word_bits]]
     return [_Place(tag, total - tag) for tags in ((1, 0), (2,)) for total in totals for tag in tags]
 
 
@@ -58,7 +58,7 @@ class Objects:
         own = self.types.has("struct zspage", "first_zpdesc")
         self.page = "struct zpdesc" if own else "struct page"
         self._sizes: dict[int, int] = {}
-        self._places = _places(session.arch.page_shift)
+        self._places = _places(session.arch.page_shift, session.arch.word_bits)
         self._place = self._places[0]
 
     def read(self, handle: int, size: int) -> bytes:
@@ -80,13 +80,15 @@ class Objects:
                 return None
             if self._head(page) == handle & ~3:
                 return self.session.physical.read(pfn * self.session.arch.page_size, size)
-            data = self._object(zspage, page, pfn, index, size + HANDLE_SIZE)
+            header = self.session.arch.word_bytes  # the handle
+            data = self._object(zspage, page, pfn, index, size + header)
         except KcrashError:
             return None
-        if int.from_bytes(data[:HANDLE_SIZE], "little") & ~3 != handle & ~3:
+        order: Any = self.session.arch.byte_order
+        if int.from_bytes(data[:header], order) & ~3 != handle & ~3:
             return None
         self._place = place
-        return data[HANDLE_SIZE:]
+        return data[header:]
 
     def _head(self, page: int) -> int:
         """The handle of an object that has a page of its own (a "huge" one), instead of a next page."""

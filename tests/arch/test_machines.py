@@ -102,9 +102,9 @@ def _check_registers(thread: Thread, found: dict[str, int]) -> None:
 
 
 def test_memory_of_every_kind(machine: Lab) -> None:
+    if machine.session.arch.word_bytes == 4:  # Debian's 32-bit kernels have no BTF of zram
+        machine.run(f"mod -S {machine.dumps.debug_modules}")
     for area in machine.truth.areas:
-        if area.attr == "paged-out" and machine.session.arch.word_bytes == 4:
-            continue  # what zram keeps: its types are known of 64-bit kernels only
         memory = UserMemory(machine.session, machine.task(area.pid).mm, "user")
         for start in (0, area.size // 2 - 100, area.size - 200):
             assert memory.read(area.start + start, 200) == area.content[start : start + 200], area.kind

@@ -145,6 +145,7 @@ class Kernel:
         self.vmlinux = _File("vmlinux")
         self.dump = _File("vmcore")
         self.context: Any = None
+        self.module_debug: dict[str, Any] = {}
         self.release_hint = "6.1"
         self.word_mask = (1 << 64) - 1
         self._cache: dict[Any, Any] = {}
