@@ -167,6 +167,9 @@ class FrameLayout:
     commit 5c99b692cfd6 ("x86/unwind: Use MSB for frame pointer encoding on 32-bit") in v4.14.
     ``regs_record``: the member of struct pt_regs that is a frame record itself, "" for none.
     ``regs_functions``: routines in whose frames a struct pt_regs lies at the stack pointer.
+    ``entry_text``: symbols around entry code that, where no table describes it, does likewise, or has
+    pushed the address of one before it went to another stack; ``partial``: routines of it that
+    leave the places of callee-saved registers as they are.
     ``leaf_fp``: where a function that leaves the return address in its register has saved the frame
     pointer, None if it does not matter (arm64's save both or none).
     ``chained``: bytes of a frame where frames are chained by their stack pointers (s390x), else 0: at
@@ -183,6 +186,8 @@ class FrameLayout:
     regs_hidden: int = 0
     regs_record: str = ""
     regs_functions: tuple[str, ...] = ()
+    entry_text: tuple[str, ...] = ()
+    partial: tuple[str, ...] = ()
     leaf_fp: int | None = None
     chained: int = 0
     marks: frozenset[int] = frozenset()

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 START_KERNEL_MAP = 0xFFFFFFFF80000000
 MAX_KERNEL_IMAGE = 1 << 30
 PAGE_OFFSET_L4, PAGE_OFFSET_L5 = 0xFFFF888000000000, 0xFF11000000000000
+PAGE_OFFSET_OLD = 0xFFFF880000000000
 VMALLOC_L4, VMALLOC_L5 = 0xFFFFC90000000000, 0xFFA0000000000000  # unless vmalloc_base says otherwise
 VMEMMAP_L4, VMEMMAP_L5 = 0xFFFFEA0000000000, 0xFFD4000000000000  # unless vmemmap_base says otherwise
 PAGE_PRESENT, PAGE_PSE, PAGE_PROTNONE = 1, 1 << 7, 1 << 8
@@ -167,13 +168,16 @@ def find_layout(probe: Any) -> KernelLayout:
         )
     kaslr, phys_base, five_level, top, encryption = facts
     linear = _image_range(probe, kaslr, phys_base)
-    page_offset = _page_offset(probe, kaslr, phys_base, five_level)
+    paging = make_paging(five_level, encryption)
+    page_offset = _page_offset(probe, kaslr, phys_base)
+    if page_offset is None and probe.has_symbols and probe.link_address("page_offset_base") is None:
+        page_offset = _fixed_page_offset(probe, paging, top, five_level)
     if page_offset is not None:
         linear = (*linear, LinearRange(page_offset, page_offset + _ram_end(probe), 0))
     constants = _constants(probe, kaslr, phys_base, five_level)
     if page_offset is not None:
         constants["PAGE_OFFSET"] = page_offset
-    return KernelLayout(kaslr, phys_base, make_paging(five_level, encryption), top, linear, constants)
+    return KernelLayout(kaslr, phys_base, paging, top, linear, constants)
 
 
 def _from_vmcoreinfo(probe: Any) -> tuple[int, int, bool, int | None, int] | None:
@@ -305,17 +309,18 @@ def _constants(probe: Any, kaslr: int, phys_base: int, five_level: bool) -> dict
     vmalloc = _kernel_word(probe, "vmalloc_base", moved) or (VMALLOC_L5 if five_level else VMALLOC_L4)
     vmemmap = _kernel_word(probe, "vmemmap_base", moved) or (VMEMMAP_L5 if five_level else VMEMMAP_L4)
     numbers = probe.vmcoreinfo.numbers if probe.vmcoreinfo is not None else {}
+    randomised = kaslr or probe.link_address("module_load_offset") is not None  # CONFIG_RANDOMIZE_BASE
+    image = numbers.get("KERNEL_IMAGE_SIZE", MAX_KERNEL_IMAGE if randomised else MAX_KERNEL_IMAGE // 2)
     return {
         "VMALLOC_START": vmalloc,
         "VMEMMAP_START": vmemmap,
         "START_KERNEL_map": START_KERNEL_MAP,
-        "MODULES_VADDR": START_KERNEL_MAP + numbers.get("KERNEL_IMAGE_SIZE", MAX_KERNEL_IMAGE),
+        "MODULES_VADDR": START_KERNEL_MAP + image,
     }
 
 
-def _page_offset(probe: Any, kaslr: int, phys_base: int, five_level: bool) -> int | None:
+def _page_offset(probe: Any, kaslr: int, phys_base: int) -> int | None:
     """Where all RAM is mapped: the kernel's own variable, else what the dump's headers say."""
-    linked = probe.link_address("page_offset_base")
     value = _kernel_word(probe, "page_offset_base", kaslr - START_KERNEL_MAP + phys_base)
     if value is not None:
         return value
@@ -323,10 +328,24 @@ def _page_offset(probe: Any, kaslr: int, phys_base: int, five_level: bool) -> in
         base = piece.start - piece.physical
         if piece.start >> 47 and piece.start < START_KERNEL_MAP and base % (1 << 30) == 0:
             return int(base)
-    if not probe.has_symbols:
-        return None
-    # A kernel without the variable was built without randomised memory.
-    return None if linked is not None else PAGE_OFFSET_L5 if five_level else PAGE_OFFSET_L4
+    return None
+
+
+def _fixed_page_offset(probe: Any, paging: Paging, top: int | None, five_level: bool) -> int:
+    """Of a kernel that was built without randomised memory: the page tables tell which of the two.
+
+    Linux commit d52888aa2753 ("x86/mm: Move LDT remap out of KASLR region on 5-level paging") in v4.20 made
+    room below it.
+    """
+    if top is not None:
+        space = probe.space(paging, top)
+        for base in (PAGE_OFFSET_L5, PAGE_OFFSET_L4, PAGE_OFFSET_OLD):
+            try:
+                if space.translate(base + top) == top:
+                    return base
+            except MemoryFault:
+                continue
+    return PAGE_OFFSET_L5 if five_level else PAGE_OFFSET_L4
 
 
 def _ram_end(probe: Any) -> int:
@@ -491,6 +510,11 @@ def pushed_registers(
     return found
 
 
+# Entry code of system calls that saves half of struct pt_regs, before Linux commit 21d375b6b34f
+# ("x86/entry/64: Remove the SYSCALL64 fast path") in v4.16.
+FAST_PATHS = ("entry_SYSCALL64_slow_path", "entry_SYSCALL_64_fastpath", "system_call_fastpath")
+
+MAX_EXCEPTION_STACK = 1 << 16
 EXCEPTION_STACKS = (("DF", "DOUBLEFAULT"), ("NMI", "NMI"), ("DB", "DEBUG"), ("MCE", "MCE"), ("VC", "VC"))
 
 
@@ -509,7 +533,7 @@ def _exception_stacks(kernel: Any, cpu: int) -> list[StackRange]:
     struct_name = "struct cea_exception_stacks"
     pointer = kernel.per_cpu("cea_exception_stacks", cpu)
     if pointer is None or not kernel.types.has(struct_name):
-        return []
+        return _old_exception_stacks(kernel, cpu)
     try:
         base = kernel.memory.word(pointer)
     except MemoryFault:
@@ -524,10 +548,32 @@ def _exception_stacks(kernel: Any, cpu: int) -> list[StackRange]:
     return found
 
 
+def _old_exception_stacks(kernel: Any, cpu: int) -> list[StackRange]:
+    """``orig_ist`` has their ends, of one behind the other; the first two are of one size.
+
+    The one for stack faults, the first of five, went with Linux commit 6f442be2fb22 ("x86_64, traps: Stop
+    using IST for #SS") in v3.19; that for VMware's and SEV's exceptions came later.
+    """
+    pointer = kernel.per_cpu("orig_ist", cpu)
+    try:
+        ends = [] if pointer is None else [kernel.memory.word(pointer + 8 * index) for index in range(7)]
+    except MemoryFault:
+        return []
+    ends = [end for end in ends if end]
+    names = [name for _member, name in EXCEPTION_STACKS[:4]]
+    names = names if len(ends) < 5 else ["STACKFAULT", *names]
+    if len(ends) < 2 or not ends[0] < ends[1] < ends[0] + MAX_EXCEPTION_STACK:
+        return []
+    starts = [2 * ends[0] - ends[1], *ends]
+    ranges = zip(names, starts, ends, strict=False)
+    return [StackRange(f"{name} exception", low, high, cpu) for name, low, high in ranges if low < high]
+
+
 def _irq_stack(kernel: Any, cpu: int) -> list[StackRange]:
     """The pointer moved into struct pcpu_hot with Linux commit d7b6d709a76a ("x86/percpu: Move
-    irq_stack variables next to current_task") in v6.2, and out of it again in v6.15."""
-    pointer = kernel.per_cpu("hardirq_stack_ptr", cpu)
+    irq_stack variables next to current_task") in v6.2, and out of it again in v6.15; irq_stack_ptr before
+    commit 758a2e312228 ("x86/irq/64: Rename irq_stack_ptr to hardirq_stack_ptr") in v5.2."""
+    pointer = kernel.per_cpu("hardirq_stack_ptr", cpu) or kernel.per_cpu("irq_stack_ptr", cpu)
     if pointer is None and kernel.types.has("struct pcpu_hot", "hardirq_stack_ptr"):
         hot = kernel.per_cpu("pcpu_hot", cpu)
         pointer = None if hot is None else hot + kernel.types.offset("struct pcpu_hot", "hardirq_stack_ptr")
@@ -590,7 +636,14 @@ X86_64 = register_arch(
         saved_registers=saved_registers,
         stacks=stacks,
         format_registers=format_registers,
-        frame=FrameLayout(saved_fp=0, return_address=8, cfa=16, regs_tag=1),
+        frame=FrameLayout(
+            saved_fp=0,
+            return_address=8,
+            cfa=16,
+            regs_tag=1,
+            entry_text=("__entry_text_start", "__entry_text_end"),
+            partial=FAST_PATHS,
+        ),
         stop_functions=("machine_kexec", "crash_nmi_callback", "kdump_nmi_callback", "stop_this_cpu"),
         call_code=CallCode(call_target, pushed_registers),
         assembly=assembly,

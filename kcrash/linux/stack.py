@@ -24,7 +24,7 @@ from kcrash.unwind.cfi import CfiTable
 from kcrash.unwind.codemap import CodeMap, Tables
 from kcrash.unwind.orc import OrcTable, choose_layout
 from kcrash.unwind.registers import Registers
-from kcrash.unwind.target import RegsLayout, Target, target_for
+from kcrash.unwind.target import Ranges, RegsLayout, Target, target_for
 from kcrash.unwind.unwinder import Frame, Unwinder
 
 if TYPE_CHECKING:
@@ -53,7 +53,13 @@ def _make_target(session: Session) -> Target:
     if arch.copied_code is not None:
         clean = arch.copied_code(StackProbe(session, possible_cpus(session)))
     entries = tuple(_ranges(session, _entry_functions(session)))
-    return target_for(arch, _regs_layout(session), clean, entries)
+    partial = tuple(_ranges(session, arch.frame.partial))
+    return target_for(arch, _regs_layout(session), clean, entries, _entry_text(session), partial)
+
+
+def _entry_text(session: Session) -> Ranges:
+    start, end = (*map(session.symbols.find_kernel, session.arch.frame.entry_text), None, None)[:2]
+    return ((start, end),) if start is not None and end is not None else ()
 
 
 def _entry_functions(session: Session) -> tuple[str, ...]:

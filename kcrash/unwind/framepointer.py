@@ -174,6 +174,14 @@ def saved_regs_row(target: Target, regs: RegsLayout, frame_pointer: int) -> Row:
     return Row(Rule(Kind.CONSTANT, 0, address), tuple(rules.items()), target.pc, True, "regs", 0)
 
 
+def kept_row(target: Target, row: Row) -> Row:
+    """The rules where a struct pt_regs has no callee-saved registers: they are as the frame has them."""
+    kept = tuple(
+        (number, same_value(number) if number in target.callee_saved else rule) for number, rule in row.rules
+    )
+    return row._replace(rules=kept)
+
+
 def null_call_row(target: Target) -> Row:
     """The rules right after a call to an address that holds no code.
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from kcrash.arch.base import Arch, CallCode, Prologue
 
 
+#: Addresses, each from the first up to its end.
+Ranges = tuple[tuple[int, int], ...]
+
+
 class MemoryReader(Protocol):
     """Where stacks are read from."""
 
@@ -61,6 +65,8 @@ class Target:
     ``user_mode``: True if registers are those of user space.
     ``call_code``: what code tells of calls, None if it cannot be asked.
     ``regs_code``: addresses of FrameLayout.regs_functions, each from the first up to its end.
+    ``entry_text``, ``partial``: addresses likewise, of those in FrameLayout.
+    ``saved_registers``: True if registers, and the address behind them, can be what entry code saved.
     ``prologue``: see Arch.
     """
 
@@ -80,7 +86,10 @@ class Target:
     user_mode: Callable[[Mapping[int, int]], bool] = field(default=lambda registers: False)
     call_code: CallCode | None = None
     prologue: Callable[[bytes], Prologue] | None = None
-    regs_code: tuple[tuple[int, int], ...] = ()
+    regs_code: Ranges = ()
+    entry_text: Ranges = ()
+    partial: Ranges = ()
+    saved_registers: Callable[[Mapping[int, int], int], bool] = field(default=lambda registers, end: False)
 
     @cached_property
     def mask(self) -> int:
@@ -102,20 +111,21 @@ def target_for(
     arch: Arch,
     regs: RegsLayout | None = None,
     canonical: Callable[[int], int] | None = None,
-    regs_code: tuple[tuple[int, int], ...] = (),
+    regs_code: Ranges = (),
+    entry_text: Ranges = (),
+    partial: Ranges = (),
 ) -> Target:
     """The target of an architecture record.
 
     ``regs``: layout of struct pt_regs as the kernel's types tell it; X86_64_REGS
     does for every x86_64 kernel. ``canonical``: what Arch.code_pointer gives for the kernel.
-    ``regs_code``: see Target.
+    ``regs_code``, ``entry_text``, ``partial``: see Target.
     """
     words = arch.word_bytes
     pushes = arch.dwarf[arch.pc] == arch.return_column
 
-    def user_mode(registers: Mapping[int, int]) -> bool:
-        named = {name: registers[n] for name, n in arch.dwarf.items() if n in registers}
-        return arch.user_mode(named)
+    def named(registers: Mapping[int, int]) -> dict[str, int]:
+        return {name: registers[n] for name, n in arch.dwarf.items() if n in registers}
 
     return Target(
         name=arch.name,
@@ -131,8 +141,11 @@ def target_for(
         null_call=words if pushes else 0,
         ra_sign_state=arch.dwarf.get("ra_sign_state"),
         canonical=canonical,
-        user_mode=user_mode,
+        user_mode=lambda registers: arch.user_mode(named(registers)),
+        saved_registers=lambda registers, end: arch.saved_registers(named(registers), end),
         call_code=arch.call_code,
         prologue=arch.prologue,
         regs_code=regs_code,
+        entry_text=entry_text,
+        partial=partial,
     )

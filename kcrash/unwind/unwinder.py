@@ -19,6 +19,7 @@ from kcrash.unwind.framepointer import (
     call_row,
     entry_row,
     frame_row,
+    kept_row,
     leaf_row,
     null_call_row,
     prologue_row,
@@ -28,7 +29,7 @@ from kcrash.unwind.memory import BlockReader
 from kcrash.unwind.recover import Recovered, find_cfa, recover
 from kcrash.unwind.registers import Registers
 from kcrash.unwind.rules import Kind, Row
-from kcrash.unwind.target import MemoryReader, Target
+from kcrash.unwind.target import MemoryReader, Ranges, Target
 
 MAX_FRAMES = 1024
 MAX_MEMO = 65_536
@@ -243,6 +244,36 @@ class Unwinder:
         near = own is not None and 0 <= own - sp <= MAX_ARGUMENTS * self.target.word_bytes
         return entry_row(self.target, own if near and own is not None else sp, memory)
 
+    def _assembly_row(self, pc: int, registers: Registers, memory: BlockReader) -> Row | None:
+        """The rules of entry code without a table: see FrameLayout.entry_text."""
+        sp, target = registers.get(self.target.sp), self.target
+        if sp is None or target.regs is None or not _within(pc, target.entry_text):
+            return None
+        own = self._user_regs(sp) if self._user_regs is not None else None
+        try:
+            places = [sp, memory.word(sp)]
+        except MemoryFault:
+            return None
+        for place in places:
+            row = entry_row(target, place, memory) if place == own else self._interrupted_row(place, memory)
+            if row is not None:
+                return kept_row(target, row) if _within(pc, target.partial) else row
+        return None
+
+    def _interrupted_row(self, place: int, memory: BlockReader) -> Row | None:
+        """The rules where a struct pt_regs is at ``place``, if what is there can be one."""
+        target, regs = self.target, self.target.regs
+        if regs is None or place % target.word_bytes:
+            return None
+        try:
+            words = {
+                n: memory.word(place + at) & (1 << 8 * size) - 1 for n, (at, size) in regs.fields.items()
+            }
+        except MemoryFault:
+            return None
+        known = target.saved_registers(words, place + regs.size)
+        return saved_regs_row(target, regs, place) if known else None
+
     def _fallback(
         self, pc: int, registers: Registers, interrupted: bool, memory: BlockReader, note: str
     ) -> tuple[Row | None, str]:
@@ -252,6 +283,9 @@ class Unwinder:
             return None, f"{pc:#x} is not in kernel code"
         if not in_code and self._returns_to_code(registers, memory):
             return null_call_row(self.target), ""
+        entry = None if interrupted else self._assembly_row(pc, registers, memory)
+        if entry is not None:
+            return entry, ""
         called = self._call_row(pc if interrupted else pc - 1, registers, memory) if in_code else None
         called = called or (self._prologue_row(pc, registers, interrupted, memory) if in_code else None)
         if called is not None:
@@ -361,8 +395,8 @@ class Unwinder:
             return _Step(cfa, note=self._no_caller(row, found))
         if target.canonical is not None:
             return_address = found.values[row.return_column] = target.canonical(return_address)
-        if not return_address and not target.null_call:
-            return _Step(cfa)  # the link register of what nothing has called (__mmap_switched of arm)
+        if not return_address:
+            return _Step(cfa)  # of what nothing has called: __mmap_switched of arm; x86's pushed 0
         caller = self._caller(row, found, return_address)
         if self._goes_back(row, registers, caller):
             return _Step(cfa, note="the caller's stack pointer is not above this frame's")
@@ -396,6 +430,10 @@ class Unwinder:
             return one >> 14 == other >> 14
         stack = self._stack_of(one)
         return stack is not None and stack == self._stack_of(other)
+
+
+def _within(pc: int, ranges: Ranges) -> bool:
+    return any(low <= pc < high for low, high in ranges)
 
 
 def _slot(row: Row, cfa: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from kcrash.arch.x86_64 import PRSTATUS
+from kcrash.arch.x86_64 import FAST_PATHS, PRSTATUS
 from kcrash.errors import KcrashError
 from kcrash.extensions.gcore.regsets import x86_xstate
 from kcrash.extensions.gcore.regsets.base import (
@@ -31,7 +31,6 @@ SEGMENT_NAMES = ("cs", "ds", "es", "fs", "gs", "ss")
 # fs and gs to fsbase and gsbase") in v4.7.
 BASES = {"fs_base": ("fsbase", "fs"), "gs_base": ("gsbase", "gs")}
 SELECTORS = {"ds": "ds", "es": "es", "fs": "fsindex", "gs": "gsindex"}
-FAST_PATHS = ("entry_SYSCALL64_slow_path", "entry_SYSCALL_64_fastpath", "system_call_fastpath")
 CALLEE_SAVED = ("rbx", "rbp", "r12", "r13", "r14", "r15")
 
 
