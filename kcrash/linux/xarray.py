@@ -19,6 +19,7 @@ MAX_NODES = 1 << 22
 XA_INTERNAL, XA_VALUE = 2, 1
 RADIX_INTERNAL, RADIX_EXCEPTIONAL = 1, 2
 INTERNAL_LIMIT = 4096
+HEIGHT_MASK = (1 << 12) - 1  # RADIX_TREE_HEIGHT_MASK, with 64-bit indices
 
 
 class Slot(NamedTuple):
@@ -34,7 +35,11 @@ class Slot(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """How this kernel's nodes read."""
+    """How this kernel's nodes read.
+
+    ``height``: where a node's height is, in kernels before v4.7, whose nodes have no ``shift``; their
+    pointers to nodes are marked in the root only.
+    """
 
     node: str
     root: str
@@ -42,6 +47,7 @@ class _Form(NamedTuple):
     slots: int
     slot_count: int
     radix: bool
+    height: int | None
 
 
 def _form(session: Session) -> _Form:
@@ -51,7 +57,11 @@ def _form(session: Session) -> _Form:
     array = types.compound(node).path("slots").type.underlying
     count = array.count or 0 if isinstance(array, ArrayType) else 0
     root = "struct radix_tree_root" if radix else "struct xarray"
-    return _Form(node, root, types.offset(node, "shift"), types.offset(node, "slots"), count, radix)
+    # Linux v3.15 put the height into the low bits of ``path``.
+    old = None if types.has(node, "shift") else types.first_member(node, ["path", "height"])
+    height = None if old is None else types.offset(node, old)
+    shift = types.offset(node, "shift") if height is None else 0
+    return _Form(node, root, shift, types.offset(node, "slots"), count, radix, height)
 
 
 class _Walk:
@@ -78,7 +88,7 @@ class _Walk:
             raise CorruptData(f"xarray: node {address:x} comes twice")
         self.seen.add(address)
         form = self.form
-        shift = self.memory.u8(address + form.shift)
+        shift = self._shift(address)
         if shift >= above:
             raise CorruptData(f"xarray: node {address:x} has shift {shift} below one of {above}")
         slots = self.memory.words(address + form.slots, form.slot_count)
@@ -89,10 +99,17 @@ class _Walk:
             if not entry:
                 continue
             start = base + (number << shift)
-            if self._is_node(entry) and shift:
+            if shift and (self._is_node(entry) or form.height is not None):
                 yield from self._node(entry, start, shift)
             else:
                 yield from self._leaf(self._sibling(entry, slots), start, start + (1 << shift) - 1)
+
+    def _shift(self, address: int) -> int:
+        """Of what index bits a node's slots are for, the lowest; more than 64 where that is broken."""
+        if self.form.height is None:
+            return self.memory.u8(address + self.form.shift)
+        height = self.memory.u32(address + self.form.height) & HEIGHT_MASK
+        return (height - 1) * (self.form.slot_count.bit_length() - 1) if height else 65
 
     def _sibling(self, entry: int, slots: tuple[int, ...]) -> int:
         """An entry of several slots stands in the first; the others say which that is."""

@@ -14,6 +14,7 @@ from kcrash.types.model import ArrayType, CompoundType, IntType, Member, Pointer
 
 ULONG = IntType("unsigned long", 8, False)
 UCHAR = IntType("unsigned char", 1, False)
+UINT = IntType("unsigned int", 4, False)
 POINTER = PointerType(VoidType(), 8)
 
 

@@ -12,7 +12,7 @@ from kcrash.errors import CorruptData, KcrashError, MemoryFault
 from kcrash.linux.maple import Range, for_each_range
 from kcrash.linux.xarray import Slot, for_each_slot, load
 from kcrash.session import Session
-from tests.linux.fakes import POINTER, UCHAR, ULONG, FakeMemory, array, session, struct_type
+from tests.linux.fakes import POINTER, UCHAR, UINT, ULONG, FakeMemory, array, session, struct_type
 
 MAPLE = (
     struct_type("maple_tree", ("ma_root", POINTER, 8)),
@@ -178,6 +178,25 @@ def test_radix_tree() -> None:
     nodes = {0x2000: (6, {1: 0x3001}), 0x3000: (0, {2: 0xA000, 3: 7 << 2 | 2})}
     tree = _xarray(0x2001, nodes, radix=True)
     assert list(for_each_slot(tree, TREE)) == [Slot(66, 66, 0xA000, False), Slot(67, 67, 7, True)]
+
+
+@pytest.mark.parametrize("member", ["path", "height"])
+def test_radix_tree_whose_nodes_have_heights(member: str) -> None:
+    """Before v4.7: pointers between nodes are not marked; above the height, ``path`` has the parent's slot."""
+    node = struct_type("radix_tree_node", (member, UINT, 0), ("slots", array(POINTER, 64), 40))
+    memory = FakeMemory()
+    memory.put(TREE, 0, 0x2001)
+    place = 5 << 12 if member == "path" else 0
+    _xa_node(memory, 0x2000, 0, {1: 0x3000})
+    _xa_node(memory, 0x3000, 0, {2: 0xA000, 3: 7 << 2 | 2})
+    for address in (0x2000, 0x3000):
+        height = {0x2000: 2, 0x3000: place | 1}[address]
+        memory.pieces[address] = struct.pack("<I", height) + memory.pieces[address][4:]
+    tree = session(memory, RADIX[0], node)
+    assert list(for_each_slot(tree, TREE)) == [Slot(66, 66, 0xA000, False), Slot(67, 67, 7, True)]
+    memory.pieces[0x3000] = struct.pack("<I", 3) + memory.pieces[0x3000][4:]  # higher than its parent
+    with pytest.raises(CorruptData):
+        list(for_each_slot(tree, TREE))
 
 
 @pytest.mark.parametrize("shift", [6, 12, 255])
