@@ -231,7 +231,7 @@ CORES = {
     "riscv64": CoreForm(RISCV_NAMES, riscv64_notes, RISCV_LOOSE, tls="tp"),
     "i386": CoreForm(I386_NAMES, i386_notes, call=2, pc="eip", sp="esp", wide=False),
     "arm": CoreForm(
-        (*(f"r{n}" for n in range(13)), "sp", "lr", "pc", "cpsr", "orig_r0"), arm_notes, wide=False
+        (*(f"r{n}" for n in range(13)), "sp", "lr", "pc", "cpsr", "orig_r0"), arm_notes, call=2, wide=False
     ),
     "loongarch64": CoreForm(
         (*(f"r{n}" for n in range(32)), "orig_a0", "pc", "badv"),

@@ -11,9 +11,10 @@ from kcrash.arch.base import Prstatus
 from kcrash.extensions.gcore.regsets.arm64 import fpsimd, registers
 from kcrash.extensions.gcore.regsets.base import Port, Regset, Unavailable, UserRegisters, register_port
 from kcrash.extensions.gcore.regsets.thread_state import cpu_note, is_compat
+from kcrash.linux.mm import Vma, read_vma
 
 if TYPE_CHECKING:
-    from kcrash.extensions.gcore.process import Thread
+    from kcrash.extensions.gcore.process import Process, Thread
 
 EM_ARM = 40
 NT_PRFPREG, NT_ARM_VFP = 2, 0x400
@@ -122,6 +123,12 @@ def _vfp_of_cpu(thread: Thread, cpu: int) -> bytes:
     return cpu_note(thread, "LINUX", NT_ARM_VFP)[:VFP_BYTES]
 
 
+def gate_vma(process: Process) -> Vma | None:
+    """The page of vectors, with helpers for user space (CONFIG_KUSER_HELPERS; arch/arm/kernel/process.c)."""
+    gate = process.session.symbols.find_kernel("gate_vma")
+    return None if gate is None else read_vma(process.session, gate)
+
+
 register_port(
     Port(
         arch="arm",
@@ -135,5 +142,6 @@ register_port(
             Regset("FP", "CORE", NT_PRFPREG, fpa),
             Regset("VFP", "LINUX", NT_ARM_VFP, native_vfp),
         ),
+        gate_vma=gate_vma,
     )
 )
