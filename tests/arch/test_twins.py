@@ -41,6 +41,7 @@ MACHINES = [
     ("armhf-lpae", "6.12", ""),
     ("ppc64el-64k", "6.12", ""),
     ("ppc64el-64k", "6.12", "power8"),
+    ("ppc64el-64k", "7.2", ""),
     ("loong64", "7.2", ""),
 ]
 OWN = {"PRPSINFO", "SIGINFO", "LINUX:0x404", "LINUX:0x307"}
