@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from kcrash.arch.ppc64 import DWARF, PPC64, PPC64LE, SIZES, Sizes, find_layout, 
 from kcrash.dump.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
 from kcrash.errors import FaultReason, KcrashError, MemoryFault
 from kcrash.linux.cpu_registers import cpu_registers
+from kcrash.linux.stack import frames as frames_of
 from kcrash.linux.tasks import task_table
 from kcrash.memory.space import AddressSpace, PagedSpace
 from kcrash.unwind.codemap import CodeMap, Tables
@@ -300,3 +302,18 @@ def test_a_dump_that_says_the_other_byte_order(
         assert session.layout.constants == machine.session.layout.constants
         assert cpu_registers(session) == cpu_registers(machine.session)
     copy.unlink()
+
+
+@pytest.mark.parametrize("machine", ["ppc64el", "ppc64el-hash"], indirect=True)
+def test_the_dying_tasks_frames_are_those_that_the_kernel_printed(machine: Lab) -> None:
+    """Behind panic(), which went on from where it printed them; then the pc of user space."""
+    with machine.open("elf", alone=True) as session:
+        said = machine.run("log", session).rsplit("Call Trace:", 1)[1]
+        traced = re.findall(r"\] \[([0-9a-f]{16})\] \[([0-9a-f]{16})\]", said)
+        behind = [(int(sp, 16), int(pc, 16)) for sp, pc in traced[2:]]
+        user = re.search(r"--- interrupt: \w+ at (0x[0-9a-f]+)", said)
+        task = task_table(session).by_pid[machine.truth.panic_pid][0]
+        shown = [(frame.registers[DWARF["r1"]], frame.pc) for frame in frames_of(session, task)]
+        assert user is not None and len(behind) > 5
+        assert shown[-1][1] == int(user[1], 16)
+        assert [frame for frame in shown if frame in behind] == behind
