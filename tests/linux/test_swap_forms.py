@@ -9,6 +9,7 @@ import pytest
 
 from kcrash.errors import CorruptData, KcrashError
 from kcrash.linux.compressors import UnknownCompressor, codec
+from kcrash.linux.swap import POISONED, SWAPPED, Swap, Swapped
 from kcrash.linux.swap_cache import SwapCache
 from kcrash.linux.zswap import zswap
 from tests.linux.synthetic import Kernel
@@ -222,3 +223,26 @@ def test_page_of_another_slot() -> None:
         kernel.set("struct page", kernel.pages[4], private=private)
         kernel.put(0, 4 << 2 | 2)
         assert kernel.find(SLOTS) is None
+
+
+# -- entries that are no swap (include/linux/swapops.h)
+
+
+@pytest.mark.parametrize("poison", [True, False])
+def test_entries_of_the_highest_types(poison: bool) -> None:
+    """A poisoned page, three kinds of pages on their way to another frame, and a marker, as of v6.1."""
+    kernel = Kernel()
+    kernel.struct("page", flags="unsigned long", private="unsigned long")
+    limit = 32 - 3 - 1 - poison  # no memory of devices
+    kernel.symbol("swap_info", kernel.words(*[0] * limit), 8 * limit)
+    if poison:
+        kernel.symbol("num_poisoned_pages", kernel.words(0))
+    swap = Swap(kernel.session)
+    assert swap.find(limit, 0x1234).reason == (POISONED if poison else None)
+    moving = [swap.find(limit + poison + number, 0x1234) for number in range(3)]
+    assert moving == [Swapped(pfn=0x1234)] * 3
+    # Above the frame number are the accessed and dirty bits that the page had.
+    assert swap.find(limit + poison, 3 << 40 | 0x1234) == Swapped(pfn=0x1234)
+    assert swap.find(31, 2) == Swapped()
+    assert swap.find(1, 5).reason == SWAPPED
+    assert swap.take_problems() == ["there is no swap area 1"]
