@@ -86,16 +86,28 @@ def _name(machine: tuple[str, str]) -> str:
     return machine[0] + ("-intel" if machine[1] else "")
 
 
+def _opened(machine: tuple[str, str], form: str, folder: Path) -> Iterator[Case]:
+    version, cpu = machine
+    rare.require(version, cpu=cpu)
+    made = Case(rare.rare(version, cpu=cpu), form, folder)
+    yield made
+    if "session" in made.__dict__:
+        made.session.close()
+
+
 @pytest.fixture(
     scope="module", params=[(m, f) for m in MACHINES for f in FORMS], ids=lambda p: f"{_name(p[0])}-{p[1]}"
 )
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
-    (version, cpu), form = request.param
-    rare.require(version, cpu=cpu)
-    made = Case(rare.rare(version, cpu=cpu), form, tmp_path_factory.mktemp("rare"))
-    yield made
-    if "session" in made.__dict__:
-        made.session.close()
+    """Each machine and form."""
+    machine, form = request.param
+    yield from _opened(machine, form, tmp_path_factory.mktemp("rare"))
+
+
+@pytest.fixture(params=MACHINES, ids=_name)
+def compressed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
+    """Each machine in one form, for what does not depend on it."""
+    yield from _opened(request.param, "zlib-d1", tmp_path)
 
 
 def test_everything_was_said(case: Case) -> None:
@@ -158,6 +170,21 @@ def test_ports_and_protection_keys(case: Case) -> None:
     assert [t.pid for t in core.threads if "IOPERM" in t.notes] == [thread.tid]
     keys = struct.unpack_from("<I", notes["XSTATE"], PKRU)[0]
     assert keys == 0x55555554 | 3 << 2
+
+
+def test_gdb_walks_their_stacks(compressed: Case) -> None:
+    """From the call that each is in, or stands before, up to the function that its thread started with."""
+    case, root = compressed, compressed.made.folder / "root"
+    for thread in case.threads():
+        if thread.pid != thread.tid:
+            continue
+        settings = ["-iex", f"set sysroot {root}", "-iex", "set debuginfod enabled off"]
+        words = ["gdb", "-nx", "-batch", *settings, str(root / "bin" / "rare"), str(case.path(thread.pid))]
+        done = subprocess.run([*words, "-ex", "bt"], capture_output=True, text=True, check=True, timeout=60)
+        names = re.findall(r"^#\d+ +(?:0x[0-9a-f]+ in )?([^ (]+)", done.stdout, re.MULTILINE)
+        assert names[0] == thread.frames[0], thread.state
+        first = names.index("level3")
+        assert tuple(names[first : first + 4]) == thread.frames[1:], thread.state
 
 
 def test_a_dead_thread_of_a_living_process(case: Case) -> None:
