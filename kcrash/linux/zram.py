@@ -99,8 +99,8 @@ class Zram:
         written = self._is(flags, "ZRAM_WB")
         if not handle and not written:
             raise CorruptData(f"zram: page {index:x} was never written")
-        # Only where compressed_writeback is on does a page on the backing device have a size.
-        length = length or size if written else length
+        if written and not self._stays_packed:
+            length = size
         if not 0 < length <= size:
             raise CorruptData(f"zram: page {index:x} claims {length} bytes")
         expand = self._codec(flags) if length < size else None
@@ -113,6 +113,12 @@ class Zram:
         arch = self.session.arch
         word: bytes = value.to_bytes(arch.word_bytes, arch.byte_order)  # type: ignore[arg-type]
         return word * (arch.page_size // arch.word_bytes)
+
+    @cached_property
+    def _stays_packed(self) -> bool:
+        """True if pages on the backing device are as they were in memory (compressed_writeback), since v7.0;
+        else they are whole, whatever their size in memory was."""
+        return self.value.has_("compressed_wb") and bool(int(self.value.compressed_wb))
 
     def _written_back(self, block: int) -> Stored:
         """A block of the backing device."""

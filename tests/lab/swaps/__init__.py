@@ -25,14 +25,15 @@ SOURCES = (HERE / "init", HERE / "swaps.c", HERE.parent / "small.py")
 DISK = 64  # MiB
 DEVICE, FILE = "/dev/vda", "/disk/swapfile"  # as /proc/swaps calls them
 BACKING = "/dev/vdc"  # of a zram device
-FILE_AT, FILE_SIZE = 48 * MIB, 8 * MIB  # what the swap file held, on BACKING
+# Copies on BACKING, behind what zram writes there: name, offset, size.
+COPIES = (("packed", 32 * MIB, 8 * MIB), ("swapfile", 48 * MIB, 8 * MIB))
 MORE_MODULES = ("zpool", "zbud", "z3fold", "xxhash", "zstd_decompress", "zstd")
 
 
 @dataclass(frozen=True)
 class Swaps:
     """``device``, ``file``, ``backing``: what the swap device, the swap file and the device behind zram held
-    when ``dump`` was made."""
+    when ``dump`` was made; ``packed``: the same of the device where zram leaves pages compressed."""
 
     kernel: kernels.Kernel
     folder: Path
@@ -52,6 +53,12 @@ class Swaps:
     @property
     def backing(self) -> Path:
         return self.folder / DISKS[2]
+
+    @property
+    def packed(self) -> tuple[str, Path] | None:
+        """Its name and content; None before v7.0."""
+        found = re.search(r"^PACKED (\S+)$", self.console, re.MULTILINE)
+        return (found[1], self.folder / "packed") if found else None
 
     @property
     def console(self) -> str:
@@ -77,7 +84,14 @@ def _machine(resident: int, arch: Architecture = AMD64) -> Machine:
 
 def _name(kernel: kernels.Kernel, machine: Machine) -> str:
     shape = (machine.memory, machine.cpus, machine.cpu, machine.append, machine.arch.key)
-    made_of = (shape, DISK, kernel.release, kernel.package_version, *SOURCES)
+    made_of = (
+        shape,
+        *([] if "lab_resident" in machine.append else MORE_MODULES),
+        DISK,
+        kernel.release,
+        kernel.package_version,
+        *SOURCES,
+    )
     return f"swaps/{kernel.version}-{kernel.arch.name}-{cache.digest(*made_of)}"
 
 
@@ -102,14 +116,16 @@ def swaps(version: str, *, resident: int = 0, arch: str = AMD64.name) -> Swaps:
     kernel, machine, box = kernels.kernel(version, row), _machine(resident, row), toolbox(row)
 
     def make(folder: Path) -> None:
+        modules = () if resident else MORE_MODULES
+
         def save(guest: Guest) -> None:
             guest.do("dump-guest-memory", paging=False, protocol=f"file:{folder}/dump", format="elf")
 
         def build(root: Path) -> None:
             small.build(box, kernel.arch, [HERE / "swaps.c"], root)
 
-        small.boot(box, kernel, machine, HERE / "init", build, folder, DISK, save)
-        _take_file(folder)
+        small.boot(box, kernel, machine, HERE / "init", build, folder, DISK, save, modules=modules)
+        _take_copies(folder)
         cache.remove(folder / DISKS[1])
         if resident:
             _compress(box, folder)
@@ -117,11 +133,12 @@ def swaps(version: str, *, resident: int = 0, arch: str = AMD64.name) -> Swaps:
     return Swaps(kernel, cache.keep(_name(kernel, machine), make))
 
 
-def _take_file(folder: Path) -> None:
+def _take_copies(folder: Path) -> None:
     with (folder / DISKS[2]).open("r+b") as disk:
-        disk.seek(FILE_AT)
-        (folder / "swapfile").write_bytes(disk.read(FILE_SIZE))
-        disk.truncate(FILE_AT)
+        for name, at, size in COPIES:
+            disk.seek(at)
+            (folder / name).write_bytes(disk.read(size))
+        disk.truncate(min(at for _name, at, _size in COPIES))
 
 
 def _compress(box: Toolbox, folder: Path) -> None:

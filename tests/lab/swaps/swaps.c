@@ -160,7 +160,7 @@ static void zram_on(int number)
 	static int priority = 10;
 	char line[64];
 
-	if (!zram_set(number, "disksize", "4M"))
+	if (!zram_set(number, "disksize", "8M"))
 		die("disksize");
 	snprintf(line, sizeof(line), "mkswap /dev/zram%d >/dev/null", number);
 	if (system(line))
@@ -170,7 +170,8 @@ static void zram_on(int number)
 		die(line);
 }
 
-/* As many pages as make sure that most are on this device, see "file" below. */
+#define MOST 600 /* pages: more than the slots that a CPU has set aside on another device (a cluster of 512) */
+
 static void zram(const char *compressor)
 {
 	int number = new_zram();
@@ -180,25 +181,47 @@ static void zram(const char *compressor)
 		return;
 	zram_on(number);
 	snprintf(kind, sizeof(kind), "zram-%s", compressor);
-	swapped(kind, 160, RAMP64);
+	swapped(kind, MOST, RAMP64);
 	printf("ZRAM %d %s\n", number, compressor);
 }
 
-/* All its pages are on the backing device then, but those that are of one value. */
-static void zram_written_back(void)
+/* All its pages are on the backing device then, but those that are of one value. As on the other devices, the first
+ * pages may have gone elsewhere. */
+static int zram_written_back(const char *kind, const char *backing, int packed)
 {
 	int number = new_zram();
+	char ramp[32];
 
-	if (number < 0 || !zram_set(number, "backing_dev", "/dev/vdc"))
-		return;
+	if (number < 0 || (packed && !zram_set(number, "compressed_writeback", "1")) ||
+	    !zram_set(number, "backing_dev", backing))
+		return 0;
 	zram_on(number);
-	swapped("zram-back", 160, MIX64);
-	swapped("zram-back-ramp", 32, RAMP64);
+	snprintf(ramp, sizeof(ramp), "%s-ramp", kind);
+	swapped(kind, MOST, MIX64);
+	swapped(ramp, MOST, RAMP64);
 	sync();
 	zram_set(number, "idle", "all");
 	if (!zram_set(number, "writeback", "idle"))
 		die("writeback");
-	printf("ZRAM %d written back\n", number);
+	return 1;
+}
+
+/* Since v7.0 what is written back may stay compressed. This device's backing is a zram itself, so that its content
+ * must be given as well: it is copied onto vdc. */
+static void zram_packed(void)
+{
+	int number = new_zram();
+	char line[80];
+
+	if (number < 0 || !zram_set(number, "disksize", "8M"))
+		die("zram");
+	snprintf(line, sizeof(line), "/dev/zram%d", number);
+	if (!zram_written_back("zram-packed", line, 1))
+		return;
+	printf("PACKED %s\n", line);
+	snprintf(line, sizeof(line), "dd if=/dev/zram%d of=/dev/vdc bs=1M count=8 seek=32 2>/dev/null", number);
+	if (system(line))
+		die("dd");
 }
 
 static void zrams(void)
@@ -208,7 +231,8 @@ static void zrams(void)
 
 	for (i = 0; i < sizeof(compressors) / sizeof(compressors[0]); i++)
 		zram(compressors[i]);
-	zram_written_back();
+	zram_written_back("zram-back", "/dev/vdc", 0);
+	zram_packed();
 }
 
 #define ZSWAP "/sys/module/zswap/parameters/"
@@ -254,7 +278,7 @@ static void swap_everywhere(void)
 	swapped("device-zero", 8, ZERO);
 	if (swapon("/disk/swapfile", SWAP_FLAG_PREFER | 5))
 		die("swapon");
-	swapped("file", 256, MIX64); /* more than the slots that each CPU has set aside on the device */
+	swapped("file", MOST, MIX64);
 	zswap();
 	in_swap_cache();
 	zrams();
