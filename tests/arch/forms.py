@@ -224,6 +224,7 @@ CORES = {
         call=2,
         sp="r15",
         tls="a0",
+        leftovers=frozenset(("LINUX:0x306",)),  # where the last jump came from: who had to wait for a lock
     ),
     "ppc64le": CoreForm(
         (*(f"r{n}" for n in range(32)), *PPC64_SPECIAL), ppc64le_notes, PPC64_LOOSE, sp="r1", tls="r13"

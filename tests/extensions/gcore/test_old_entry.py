@@ -84,7 +84,11 @@ def _frames(rows: dict[int, Row], known: dict[str, int]) -> list[Any]:
 def _thread(monkeypatch: pytest.MonkeyPatch, frames: Any, orig_rax: int) -> Thread:
     memory, _, top = _stack()
     memory.put(0x100, 0x7000, 0)
-    types = (struct_type("task_struct", ("pid", ULONG, 0)), struct_type("pt_regs", ("ss", ULONG, 160)))
+    types = (
+        struct_type("task_struct", ("pid", ULONG, 0)),
+        struct_type("thread_info", ("flags", ULONG, 0)),
+        struct_type("pt_regs", ("ss", ULONG, 160)),
+    )
     session = fake_session(memory, *types)
     session.arch = X86_64
     monkeypatch.setattr("kcrash.extensions.gcore.process.frames", frames)
@@ -94,7 +98,9 @@ def _thread(monkeypatch: pytest.MonkeyPatch, frames: Any, orig_rax: int) -> Thre
         "entry_registers",
         lambda self: UserRegisters(JUNK | {"rip": 1, "rflags": 2, "orig_rax": orig_rax}, "stack"),
     )
-    return Thread(session, cast(Any, SimpleNamespace(address=0x100, pid=1)), None)
+    return Thread(
+        session, cast(Any, SimpleNamespace(address=0x100, pid=1, session=session, stack=0x108)), None
+    )
 
 
 def test_saved_registers_come_from_the_frames(monkeypatch: pytest.MonkeyPatch) -> None:
