@@ -42,7 +42,7 @@ Order = Literal["little", "big"]
 PAGE_OFFSET = 0xC000000000000000
 # Of an entry: valid; maps memory; not valid for a moment only (_PAGE_PRESENT, _PAGE_PTE, _PAGE_INVALID).
 PRESENT, LEAF, INVALID = 1 << 63, 1 << 62, 1 << 61
-RADIX_VALID = 1 << 63  # of an entry that refers to a table: hash kernels leave it clear
+TABLE_SIZE = 0x1F  # of an entry that refers to a table, how large that is: of radix tables only
 TABLE_MASK = 0x0FFFFFFFFFFFFF00
 ADDRESS_BITS = 53  # _PAGE_PA_MAX; above are the hash tables' own bits
 FLAGS = (
@@ -102,6 +102,7 @@ class Sizes(NamedTuple):
     page: int
 
 
+RADIX_PGD = 13  # of radix tables the hardware's first level
 # By radix or hash and the size of pages; asm/book3s/64: radix-4k.h, radix-64k.h, hash-4k.h, hash-64k.h.
 SIZES = {
     (True, 12): Sizes(13, 9, 9, 9, 12), (True, 16): Sizes(13, 9, 9, 5, 16),
@@ -113,11 +114,13 @@ def make_paging(sizes: Sizes, regions: tuple[int, ...] = (PAGE_OFFSET,)) -> Pagi
     """Tables of four levels, or of three where one takes no bits; their entries are big-endian.
 
     Radix tables are the hardware's. Beside a hash table the kernel keeps its own, with the same entries.
+    Hash kernels with 4 KiB pages had, up to v6.10, tables for huge pages that are indexed otherwise, and say
+    their size (hash__hugepd_ok()): these are not followed.
     ``regions``: addresses, by whose upper bits these tables' addresses are told from others.
     """
     shifts = [sum(sizes[number + 1 :]) for number in range(4)]
     levels = [Level(*row) for row in zip(LEVELS, shifts, sizes[:4], strict=True) if row[2]]
-    bits, last = sum(sizes), len(levels) - 1
+    bits, last, radix = sum(sizes), len(levels) - 1, sizes.pgd == RADIX_PGD
     address_mask = (1 << ADDRESS_BITS) - (1 << sizes.page)
 
     def decode(value: int, level: int) -> Entry:
@@ -128,6 +131,8 @@ def make_paging(sizes: Sizes, regions: tuple[int, ...] = (PAGE_OFFSET,)) -> Pagi
             return Entry(EntryKind.LEAF, (value & address_mask) >> shift << shift)
         if level == last or not value & TABLE_MASK:
             return Entry(EntryKind.ABSENT, 0)
+        if value & TABLE_SIZE and not radix:
+            return Entry(EntryKind.OTHER, 0)
         return Entry(EntryKind.TABLE, value & TABLE_MASK)
 
     def decode_table(values: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
@@ -252,14 +257,14 @@ def _page_shift(info: Any, otherwise: int) -> int:
 
 
 def _radix(found: _Variables, top: int) -> bool:
-    """NUMBER(RADIX_MMU) of VMCOREINFO, else the bit that only radix tables have in their first level."""
+    """NUMBER(RADIX_MMU) of VMCOREINFO, else what only radix tables say in their first level."""
     if found.info is not None and "RADIX_MMU" in found.info.numbers:
         return bool(found.info.numbers["RADIX_MMU"])
     try:
         table = found.probe.physical.read(top - PAGE_OFFSET, 8 << 9)
     except MemoryFault:
         return True
-    return any(table[at] & RADIX_VALID >> 56 for at in range(0, len(table), 8))
+    return any(table[at] & TABLE_SIZE for at in range(7, len(table), 8))
 
 
 # -- the struct pages of a hash kernel, which are in no page table of Linux's

@@ -63,11 +63,11 @@ class Memory(AddressSpace):
 
 
 def mapped(
-    sizes: Sizes, lowest: tuple[int, ...], address: int, leaf: int, depth: int, order: str, valid: int
+    sizes: Sizes, lowest: tuple[int, ...], address: int, leaf: int, depth: int, order: str
 ) -> PagedSpace:
     """A space in which ``address`` is mapped: the entry ``leaf`` stands at level ``depth``."""
     memory, table = Memory(order), TOP
-    ends = (sum(sizes), *lowest)
+    ends, valid = (sum(sizes), *lowest), PRESENT | (9 if sizes.pgd == 13 else 0)
     for number, low in enumerate(lowest[: depth + 1]):
         following = 0x1F_FFFF_F000_0000 - (number + 1 << 20)
         index = address >> low & (1 << ends[number] - low) - 1
@@ -77,14 +77,13 @@ def mapped(
 
 
 @pytest.mark.parametrize("order", ["little", "big"])
-@pytest.mark.parametrize("valid", [PRESENT | 9, 0], ids=["radix", "hash"])
 @pytest.mark.parametrize("sizes, lowest", FORMS)
-def test_a_page(sizes: Sizes, lowest: tuple[int, ...], valid: int, order: str) -> None:
+def test_a_page(sizes: Sizes, lowest: tuple[int, ...], order: str) -> None:
     bits, page = sum(sizes), 1 << sizes.page
     address = LINEAR + (1 << bits - 1) + 0x1234_5678_9ABC % (1 << bits - 1)
     physical = 0x1F_1234_5670_0000
     leaf = physical | PRESENT | PTE | 0x18D | 7 << 53  # above the address: slots in the hash table
-    space = mapped(sizes, lowest, address, leaf, len(lowest) - 1, order, valid)
+    space = mapped(sizes, lowest, address, leaf, len(lowest) - 1, order)
     assert space.translate(address) == physical + address % page
     assert [space.paging.levels[step.level].shift for step in space.walk(address)] == list(lowest)
     with pytest.raises(MemoryFault):
@@ -96,7 +95,7 @@ def test_a_page(sizes: Sizes, lowest: tuple[int, ...], valid: int, order: str) -
 def test_a_large_page(sizes: Sizes, lowest: tuple[int, ...]) -> None:
     depth, address = len(lowest) - 2, 0x12_3456_7890
     physical = 3 << lowest[depth]
-    space = mapped(sizes, lowest, address, physical | PRESENT | PTE | 7, depth, "little", PRESENT)
+    space = mapped(sizes, lowest, address, physical | PRESENT | PTE | 7, depth, "little")
     assert space.translate(address) == physical + address % (1 << lowest[depth])
 
 
@@ -108,6 +107,13 @@ def test_entries_that_are_not_present() -> None:
     assert paging.decode(swapped, 3).kind is EntryKind.OTHER and paging.swap_entry is not None
     assert paging.swap_entry(swapped) == (3, 0x1234)
     assert paging.decode(0, 3).kind is paging.decode(0, 0).kind is EntryKind.ABSENT
+
+
+def test_a_table_for_huge_pages_is_not_taken_for_one_of_small_ones() -> None:
+    """hugepd_populate(): of tables that hash kernels make only these say their size."""
+    table = 0x4567_8000 | PRESENT | 5 << 2
+    assert make_paging(SIZES[False, 12]).decode(table, 1).kind is EntryKind.OTHER
+    assert make_paging(SIZES[True, 12]).decode(table, 1) == Entry(EntryKind.TABLE, 0x4567_8000)
 
 
 def test_tables_of_entries_are_as_single_ones() -> None:
@@ -171,6 +177,15 @@ def test_form_of_the_tables_by_the_kernels_variables() -> None:
         memory.stored[MAP - LINEAR + 8 * number] = bits
     layout = find_layout(probe(memory, "OSRELEASE=4.9\n" + INFO % (65536, 0), places))
     assert [level.shift for level in layout.paging.levels] == [34, 24, 16]
+
+
+@pytest.mark.parametrize("size, radix", [(9, True), (0, False)])
+def test_form_of_the_tables_by_their_first_entry(size: int, radix: bool) -> None:
+    memory = Memory()
+    memory.entry(TABLE - LINEAR, 0x4FFF_B000 | PRESENT | size)
+    text = INFO.replace("NUMBER(RADIX_MMU)=%d\n", "") % 4096
+    levels = find_layout(probe(memory, text)).paging.levels
+    assert [level.bits for level in levels] == list(SIZES[radix, 12][:4])
 
 
 def test_where_struct_pages_are() -> None:
