@@ -248,7 +248,9 @@ class _Progresses:
 
 def _warn_if_cut(session: Session) -> None:
     """A dump that lost its end shows fewer tasks, and says nothing of it: so we do."""
-    if session.dump.cut:
+    if session.dump.missing:
+        error_line(f"kcrash: {session.dump.path}: the dump is incomplete: {session.dump.missing}")
+    elif session.dump.cut:
         error_line(
             f"kcrash: {session.dump.path}: the dump is incomplete: its file ends before its data do, "
             "and lists may lack what was there"

@@ -149,6 +149,11 @@ class Dump(ABC):
         """True if the file seems to end before its data do, or says itself that it is incomplete."""
         return self.info.incomplete
 
+    @property
+    def missing(self) -> str:
+        """Which files of a set were not given, as a message says it; "" if none is known to be missing."""
+        return ""
+
     def joined(self, others: Sequence[Dump]) -> Dump:
         """The one dump of which this and ``others`` are the parts. Raises BadFormat if they are not."""
         raise BadFormat(self.path, f"is a whole dump, and {others[0].path} was given too")

@@ -191,8 +191,21 @@ class KdumpDump(BlockDump):
     def cut(self) -> bool:
         """As Dump.cut: some present page may lack its data, descriptors must be looked at."""
         if self._cut is None:
-            self._cut = self.info.incomplete or any(part.cut() for part in self.parts)
+            self._cut = self.info.incomplete or bool(self.missing) or any(part.cut() for part in self.parts)
         return self._cut
+
+    @property
+    def missing(self) -> str:
+        """Parts of a split set: the page frames that no part given has."""
+        if not self.parts[0].sub.split:
+            return ""
+        bounds = [0, *(end for part in self.parts for end in (part.start, part.end)), self.max_mapnr]
+        gaps = [
+            f"{start:#x} to {end:#x}"
+            for start, end in zip(bounds[::2], bounds[1::2], strict=True)
+            if start < end
+        ]
+        return f"parts of the split set with page frames {', '.join(gaps)} were not given" if gaps else ""
 
     def page_states(self, pfns: NDArray[np.uint64], page_size: int) -> NDArray[np.uint8]:
         from kcrash.dump._kdump_bulk import page_states

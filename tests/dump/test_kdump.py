@@ -253,7 +253,11 @@ def test_split(tmp_path: Path, whole_bitmap: bool) -> None:
     for order in ((0, 1, 2), (2, 0, 1)):
         dump = kdump(tmp_path, *(files[i] for i in order))
         check(dump, files[0])
+        assert not dump.missing
     part = kdump(tmp_path, files[1])
+    assert (
+        part.missing.startswith("parts of the split set with page frames 0x0 to 0x1e, 0x203 to ") and part.cut
+    )
     assert part.read(500 * 4096, 4096) == files[1].pages[500]
     assert part.try_read(3 * 4096, 1) is None
 

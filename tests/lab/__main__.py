@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from tests.lab import boots, forms, kernels, lab, rare, streams, swaps, twins
+from tests.lab import boots, forms, kernels, lab, old_kernel, rare, streams, swaps, twins
 from tests.lab.architectures import AMD64, ARCHITECTURES
 
 
@@ -26,6 +26,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rare", action="store_true", help="rare states and memory, and nothing else")
     parser.add_argument("--streams", action="store_true", help="QEMU's migration streams, and nothing else")
     parser.add_argument("--swaps", action="store_true", help="a process swapped out, and nothing else")
+    parser.add_argument("--old", action="store_true", help="kernel 4.4, built here, and nothing else")
     parser.add_argument("--resident", type=int, default=0, metavar="MIB", help="--swaps: a large one instead")
     parser.add_argument("--refresh", action="store_true", help="ask for newer builds of the kernels")
     parser.add_argument("--prune", action="store_true", help="remove the dumps that older sources made")
@@ -61,6 +62,8 @@ def main() -> None:
         return _list()
     if options.prune:
         return boots.prune()
+    if options.old:
+        return print(old_kernel.old_kernel().vmlinux)
     for version in options.kernel or ("6.1", "6.12"):
         if options.streams:
             print(streams.streams(version))

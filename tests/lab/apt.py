@@ -77,11 +77,13 @@ class Suite:
         """Fetches the package lists anew."""
         for folder in ("state/lists/partial", "cache/archives/partial"):
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
-        signed = f" signed-by={KEYRING}" if KEYRING.exists() else ""
-        source = f"deb [arch={self.arch}{signed}] {mirror()} {self.name} main\n"
-        (self.folder / "sources.list").write_text(source)
+        (self.folder / "sources.list").write_text(self._source())
         (self.folder / "status").write_text("")
         self._apt("apt-get", "update")
+
+    def _source(self) -> str:
+        signed = f" signed-by={KEYRING}" if KEYRING.exists() else ""
+        return f"deb [arch={self.arch}{signed}] {mirror()} {self.name} main\n"
 
     def depends(self, package: str) -> list[str]:
         """Names a package depends on, as its record gives them."""

@@ -186,7 +186,7 @@ def program(root: Path, name: str) -> Path:
 
 def _make(root: Path, packages: Sequence[str]) -> None:
     _unpack_all(root, apt.Suite(SUITE), packages)
-    _settle(root)
+    settle(root)
 
 
 def _unpack_all(root: Path, suite: apt.Suite, names: Sequence[str]) -> None:
@@ -199,7 +199,7 @@ def _unpack_all(root: Path, suite: apt.Suite, names: Sequence[str]) -> None:
     cache.remove(debs)
 
 
-def _settle(root: Path) -> None:
+def settle(root: Path) -> None:
     """What the packages' scripts would have done, as far as it is needed."""
     (root / "mnt").mkdir(exist_ok=True)
     shell = root / "usr/bin/sh"

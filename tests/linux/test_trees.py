@@ -182,7 +182,7 @@ def test_radix_tree() -> None:
 
 @pytest.mark.parametrize("member", ["path", "height"])
 def test_radix_tree_whose_nodes_have_heights(member: str) -> None:
-    """Before v4.7: pointers between nodes are not marked; above the height, ``path`` has the parent's slot."""
+    """Before v4.7: nodes are not marked; above the height, ``path`` has the place in the parent."""
     node = struct_type("radix_tree_node", (member, UINT, 0), ("slots", array(POINTER, 64), 40))
     memory = FakeMemory()
     memory.put(TREE, 0, 0x2001)

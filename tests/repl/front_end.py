@@ -19,7 +19,7 @@ def _open(args: Any) -> Any:
         kernel_name="/nonexistent",
         build_id=None,
         live=False,
-        dump=SimpleNamespace(path="/nonexistent", cut=False),
+        dump=SimpleNamespace(path="/nonexistent", cut=False, missing=""),
         symbols=SimpleNamespace(find=SYMBOLS.get, find_kernel=SYMBOLS.get, all=lambda: iter(())),
         types=SimpleNamespace(find=lambda kind, name: None, names=lambda kind: iter(("task_struct",))),
         arch=SimpleNamespace(word_bits=64, byte_order="little"),
