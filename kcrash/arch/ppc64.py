@@ -218,14 +218,18 @@ def find_layout(probe: Any) -> KernelLayout:
     end = max((piece.end for piece in probe.dump.ranges()), default=0)
     linear = (LinearRange(PAGE_OFFSET, PAGE_OFFSET + end, 0), *_vmemmap_ranges(found))
     constants = {"PAGE_OFFSET": PAGE_OFFSET}
-    # VMCOREINFO has not the variable's address, but what it holds.
-    vmemmap = info.symbols.get("vmemmap") if info is not None else None
-    vmemmap = found.value("vmemmap") if vmemmap is None else vmemmap
+    vmemmap = _vmemmap(found)
     if vmemmap is not None:
         constants["VMEMMAP_START"] = vmemmap
     vmalloc = found.value("__vmalloc_start") or PAGE_OFFSET
     paging = make_paging(_sizes(found, top), (PAGE_OFFSET, vmalloc))
     return KernelLayout(kaslr, 0, paging, top - PAGE_OFFSET, linear, constants)
+
+
+def _vmemmap(found: _Variables) -> int | None:
+    """The struct page of frame 0: VMCOREINFO has not the variable's address, but what it holds."""
+    said = found.info.symbols.get("vmemmap") if found.info is not None else None
+    return found.value("vmemmap") if said is None else int(said)
 
 
 def _check_order(found: _Variables) -> None:
@@ -317,16 +321,13 @@ def _switched_out(order: Order) -> Callable[[TypeLookup, SymbolLookup, Memory, i
         The frame holds a struct pt_regs and, below it, as much as the ABI wants: its size tells.
         """
 
-        def word(address: int) -> int:
-            return int.from_bytes(memory.read(address, 8), order)
-
-        frame = word(task + types.offset("struct task_struct", "thread.ksp"))
-        size, caller = types.size("struct pt_regs"), word(frame)
-        regs = frame + (48 if caller - frame == size + 48 else 112)
-        found = {
-            DWARF[name]: word(regs + types.offset("struct pt_regs", PT_REGS[name][0]))
-            for name in (*KEPT, "nip")
-        }
+        where, size = types.offset("struct task_struct", "thread.ksp"), types.size("struct pt_regs")
+        frame = int.from_bytes(memory.read(task + where, 8), order)
+        caller = int.from_bytes(memory.read(frame, 8), order)
+        data, found = memory.read(frame + (48 if caller - frame == size + 48 else 112), size), {}
+        for name in (*KEPT, "nip"):
+            at = types.offset("struct pt_regs", PT_REGS[name][0])
+            found[DWARF[name]] = int.from_bytes(data[at : at + 8], order)
         return found | {DWARF["link"]: found[DWARF["nip"]], DWARF["r1"]: caller}
 
     return switched_out
