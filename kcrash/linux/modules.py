@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from kcrash.errors import CorruptData, KcrashError
 from kcrash.linux.lists import list_for_each_entry
-from kcrash.symbols.table import ListedSymbols, Symbol, plain_name
+from kcrash.symbols.table import ListedSymbols, Symbol, is_label, plain_name
 
 if TYPE_CHECKING:
     from kcrash.session import Session
@@ -151,7 +151,7 @@ def module_symbols(session: Session, module: Module) -> list[Symbol]:
     found = []
     for row, name, letter in zip(rows, names, letters, strict=True):
         address, size = (row[4], row[5]) if wide else (row[1], row[2])
-        if name and module.covers(address):
+        if name and not is_label(name, letter) and module.covers(address):
             found.append(Symbol(name, address, letter, size, module.name))
     return found
 

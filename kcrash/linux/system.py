@@ -120,12 +120,12 @@ def memory_size(session: Session) -> int:
 
 
 def cpu_khz(session: Session) -> int | None:
-    """The frequency of the time stamp counter in kHz; None where the kernel keeps none."""
-    address = session.symbols.find_kernel("cpu_khz")
-    if address is None:
-        return None
+    """The CPUs' frequency in kHz, or that of their time stamp counter; None where the kernel keeps none."""
+    counter, clock = map(session.symbols.find_kernel, ("cpu_khz", "cpu_clock_freq"))  # x86; LoongArch, in Hz
     try:
-        return session.memory.u32(address) or None
+        if counter is not None:
+            return session.memory.u32(counter) or None
+        return session.memory.u64(clock) // 1000 or None if clock is not None else None
     except MemoryFault:
         return None
 

@@ -130,7 +130,7 @@ class ElfFile:
         return Section(text, kind, flags, addr, offset, size, link, info, entsize, index)
 
     def _string(self, offset: int) -> str:
-        end = self.mm.find(b"\0", offset, offset + 4096)
+        end = self.mm.find(b"\0", offset, offset + 4096) if offset < len(self.mm) else -1
         return self.mm[offset:end].decode("utf-8", "replace") if end >= 0 else ""
 
     @cached_property

@@ -34,6 +34,13 @@ MANY_OFFSETS = 128  # beyond, one pass over the table is cheaper than a search f
 CUT_AT = (b".isra.", b".part.", b".llvm.")
 
 
+def is_label(name: str, letter: str) -> bool:
+    """True for what names no function or variable: marks of code and data ("$x", "$d": "ELF for the Arm
+    64-bit Architecture", 5.5.2), the compiler's own labels in code (is_mapping_symbol() in
+    include/linux/module_symbol.h). Those of data crash shows. ``letter``: nm's."""
+    return name.startswith("$") or (letter in "tT" and name.startswith((".L", "L0")))
+
+
 def plain_name(name: bytes) -> str:
     """A symbol's name as crash shows it: without what the compiler appended to it."""
     if b"." in name:
@@ -225,7 +232,7 @@ class ElfSymbols:
         usable = len(self._table) // self._record.size * self._record.size
         rows = np.frombuffer(self._table[:usable], dtype=np.dtype(fields))
         kind = rows["info"] & 15
-        named = self._names_something(rows["name"]) & (kind != STT_SECTION)
+        named = self._names_something(rows["name"], rows["shndx"]) & (kind != STT_SECTION)
         # Sections count as symbols behind the start of the image, as crash has it.
         section = (kind == STT_SECTION) & (rows["value"] > self._fixed_below)
         wanted = (rows["shndx"] != SHN_UNDEF) & (kind != STT_FILE) & (named | section)
@@ -237,13 +244,17 @@ class ElfSymbols:
         by_address = np.argsort(values, kind="stable")
         return values[by_address], indices[by_address]
 
-    def _names_something(self, names: NDArray[np.uint32]) -> NDArray[np.bool_]:
-        """Which st_name are names: not those that mark where code and data begin ("$x", "$d": "ELF for
-        the Arm 64-bit Architecture", 5.5.2; is_mapping_symbol() in include/linux/module_symbol.h)."""
+    def _names_something(self, names: NDArray[np.uint32], sections: NDArray[np.uint16]) -> NDArray[np.bool_]:
+        """Which st_name, of a symbol in which section, are names: see is_label()."""
         import numpy as np
 
-        first = np.frombuffer(self._strings or b"\0", "u1")[np.minimum(names, max(len(self._strings) - 1, 0))]
-        named: NDArray[np.bool_] = (names != 0) & (first != ord("$"))
+        code = np.zeros(1 << 16, bool)
+        code[[section.index for section in self.elf.section_list if section.flags & SHF_EXECINSTR]] = True
+        text = np.frombuffer((self._strings or b"") + b"\0\0", "u1")
+        at = np.minimum(names, len(text) - 2)
+        first, pair = text[at], text[at].astype("u2") << 8 | text[at + 1]
+        own = (pair == int.from_bytes(b".L", "big")) | (pair == int.from_bytes(b"L0", "big"))
+        named: NDArray[np.bool_] = (names != 0) & (first != ord("$")) & ~(own & code[sections])
         return named
 
     def _numbered(self, number: int) -> Symbol:
