@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,8 @@ import kcrash
 from kcrash import locate
 from kcrash.arch.base import Arch, Entry, EntryKind, LinearRange
 from kcrash.arch.ppc64 import DWARF, PPC64, PPC64LE, SIZES, Sizes, find_layout, make_paging, user_mode
+from kcrash.dump import open_dump
+from kcrash.dump.base import Note
 from kcrash.dump.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
 from kcrash.errors import FaultReason, KcrashError, MemoryFault
 from kcrash.linux.cpu_registers import cpu_registers
@@ -26,6 +29,7 @@ from kcrash.unwind.target import RegsLayout, target_for
 from kcrash.unwind.unwinder import Frame, Unwinder
 from tests.arch.conftest import Lab
 from tests.arch.prologues import prologues_beside_tables
+from tests.build.elf_core import ElfCore, Load
 from tests.build.with_vmcoreinfo import with_vmcoreinfo
 
 TOP = 0x8000_0000
@@ -202,6 +206,25 @@ def test_a_pointer_tells_the_byte_order() -> None:
     memory.stored[LOG - LINEAR] = int.from_bytes((LINEAR + 0x1000).to_bytes(8, "little"), "big")
     with pytest.raises(KcrashError, match="memory is not big-endian"):
         find_layout(probe(memory, INFO % (4096, 1)))
+
+
+@pytest.mark.parametrize("arch", [PPC64LE, PPC64])
+@pytest.mark.parametrize("label", ["<", ">"])
+def test_memory_tells_the_architecture(arch: Arch, label: str, tmp_path: Path) -> None:
+    """Of a file whose header may say either order: a pointer, and the kernel's release where it should be."""
+    memory = bytearray(1 << 16)
+    memory[0x1000:0x1008] = (LINEAR + 0x2000).to_bytes(8, arch.byte_order)  # type: ignore[arg-type]
+    memory[0x3000:0x3010] = b"6.12-synthetic".ljust(16, b"\0")
+    text = f"""OSRELEASE=6.12-synthetic\nPAGESIZE=4096\nSYMBOL(init_uts_ns)={LINEAR + 0x3000:x}
+SYMBOL(swapper_pg_dir)={LINEAR + 0x4000:x}\nSYMBOL(log_buf)={LINEAR + 0x1000:x}\n"""
+    path = tmp_path / "core"
+    notes = [Note("VMCOREINFO", 0, text.encode())]
+    path.write_bytes(ElfCore([Load(0, bytes(memory))], notes, order=label, machine=21).to_bytes())
+    dump = open_dump([path])
+    likely = locate._likely(dump)
+    assert {found.name for found in likely} == {"ppc64", "ppc64le"}
+    assert locate._arch_by_trial(dump, parse_vmcoreinfo(text.encode()), likely) is arch
+    dump.close()
 
 
 @pytest.mark.parametrize("order", ["little", "big"])
