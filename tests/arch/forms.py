@@ -222,7 +222,6 @@ CORES = {
         s390x_notes,
         order=">",
         call=2,
-        leftovers=frozenset(("LINUX:0x306",)),  # where the last branch was
         sp="r15",
         tls="a0",
         leftovers=frozenset(("LINUX:0x306",)),  # where the last jump came from: who had to wait for a lock
