@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,10 +86,28 @@ class Toolbox:
         return subprocess.CompletedProcess(full, process.returncode, out, err)
 
     def crash(self, vmlinux: Path, vmcore: Path, commands: Iterable[str], timeout: float = 600) -> str:
-        """What crash prints (both streams) for the commands, one a line, on a dump."""
+        """What crash prints (both streams) for the commands, one a line, on a dump.
+
+        It is kept beside the dump: the same crash on the same files says the same again.
+        """
         script = "".join(f"{line}\n" for line in (*commands, "quit"))
+        key = cache.digest(self.root.name, str(vmlinux), _stamp(vmlinux), _stamp(vmcore), script, time.tzname)
+        kept = vmcore.parent / "crash" / f"{vmcore.name}-{key}"
+        if kept.exists():
+            return kept.read_text(errors="replace")
         done = self.run(["crash", "-s", vmlinux, vmcore], input=script, timeout=timeout)
-        return done.stdout + done.stderr
+        said = done.stdout + done.stderr
+        if done.returncode >= 0 and vmcore.is_relative_to(cache.root()):
+            kept.parent.mkdir(exist_ok=True)
+            part = kept.with_name(f"{kept.name}{cache.PART}{os.getpid()}")
+            part.write_text(said)
+            part.rename(kept)
+        return said
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _bound(words: Iterable[str]) -> list[Path]:
