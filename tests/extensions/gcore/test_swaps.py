@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -71,11 +71,17 @@ class Case:
         return " ".join(f"--swap {name}={path}" for name, path in made.items())
 
 
+@cache
+def _made(version: str, arch: str) -> Swaps:
+    """With what the guest said, parsed once."""
+    return swaps(version, arch=arch)
+
+
 @pytest.fixture(params=KERNELS, ids="-".join)
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
     version, arch = request.param
     require(version, arch=arch)
-    made = Case(swaps(version, arch=arch), tmp_path)
+    made = Case(_made(version, arch), tmp_path)
     yield made
     made.session.close()
 

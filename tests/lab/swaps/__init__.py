@@ -9,6 +9,7 @@ import os
 import re
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -60,11 +61,11 @@ class Swaps:
         found = re.search(r"^PACKED (\S+)$", self.console, re.MULTILINE)
         return (found[1], self.folder / "packed") if found else None
 
-    @property
+    @cached_property
     def console(self) -> str:
         return (self.folder / "console.log").read_text(errors="replace").replace("\r\n", "\n")
 
-    @property
+    @cached_property
     def truth(self) -> Truth:
         return parse(self.console)
 
