@@ -11,6 +11,7 @@ from kcrash.memory.space import AddressSpace
 if TYPE_CHECKING:
     from kcrash.session import Session
 
+SINCE_CAPSTONE_6 = {"CS_ARCH_ARM64": "CS_ARCH_AARCH64", "CS_ARCH_SYSZ": "CS_ARCH_SYSTEMZ"}
 MAX_INSTRUCTION = 16
 CHUNK = 2048
 
@@ -35,6 +36,8 @@ def _make_decoder(session: Session) -> Any:
     import capstone
 
     family, *modes = session.arch.capstone
+    if not hasattr(capstone, family):
+        family = SINCE_CAPSTONE_6.get(family, family)
     if not hasattr(capstone, family):
         raise KcrashError(f"capstone {capstone.__version__} does not disassemble {session.arch.name}")
     decoder = capstone.Cs(getattr(capstone, family), sum(getattr(capstone, mode) for mode in modes))
@@ -91,7 +94,7 @@ def _convert(session: Session, found: Any, capstone: Any) -> Instruction:
 def _target(found: Any, branch: bool, capstone: Any, pc: str) -> int | None:
     for operand in reversed(found.operands):  # the target comes last, behind what a branch compares with
         if operand.type == capstone.CS_OP_IMM and branch:
-            return int(operand.imm) & (1 << 64) - 1
+            return int(operand.imm) & (1 << 64) - 1 or None  # s390x branches never to 0
         if operand.type == capstone.CS_OP_MEM and found.reg_name(operand.mem.base) == pc:
             return int(found.address + found.size + operand.mem.disp) & (1 << 64) - 1
     return None
