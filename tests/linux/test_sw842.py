@@ -1,4 +1,4 @@
-"""842: streams made by hand, by the description in the kernel's lib/842/842.h. (Real ones: test_swaps.)"""
+"""842: streams made by hand, by the description in the kernel's lib/842/842.h, and one of the kernel's own."""
 
 from __future__ import annotations
 
@@ -65,6 +65,13 @@ def test_rings(seed: int) -> None:
             stream.put(ZEROS, 5)
             stream.out += bytes(8)
     assert decompress(stream.end(), len(stream.out)) == stream.out
+
+
+def test_what_the_kernel_makes() -> None:
+    """By sw842_compress() of lib/842/842_compress.c, v4.4, built as a program of its own; a CRC ends it."""
+    made = bytes.fromhex("039bbb0b83832b21011bdd5d0800180080b201901c81640f209905c83641f211cd81d8e8c2d2d9e0")
+    page = b"swapped out " * 8 + bytes(16) + b"tail"
+    assert decompress(made, len(page)) == page
 
 
 def test_mixed_template() -> None:
