@@ -355,3 +355,14 @@ def test_the_dying_tasks_frames_are_those_that_the_kernel_printed(machine: Lab) 
         assert user is not None and len(behind) > 5
         assert shown[-1][1] == int(user[1], 16)
         assert [frame for frame in shown if frame in behind] == behind
+
+
+@pytest.mark.parametrize("machine", ["ppc64el-hash"], indirect=True)
+@pytest.mark.parametrize("form", ["zlib-d1", "zstd-d31"])
+def test_what_makedumpfile_wrote_tells_the_same(machine: Lab, form: str) -> None:
+    """Of a hash kernel; of radix ones it leaves out what it should not (tests/lab/architectures.py)."""
+    lines = ("ps", f"bt {machine.truth.panic_pid}", "mod")
+    with machine.open("elf", alone=True) as whole, machine.open(form, alone=True) as session:
+        assert session.dump.info.format == "kdump"
+        for line in lines:
+            assert machine.run(line, session) == machine.run(line, whole), line
