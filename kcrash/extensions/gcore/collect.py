@@ -173,12 +173,13 @@ class Collector:
             wanted = (states == PRESENT) & data.view("u8").any(axis=1)
             pieces += _runs(numbers, wanted, data)
             count += int((states == PRESENT).sum())
+        zeros = bytes(self.page_size)
         for number, page in self._expanded(batch.stored):
             if page is None:
                 lost.append((batch.start + number * self.page_size, State.SWAPPED.text))
                 continue
             count += 1
-            if any(page):
+            if page != zeros:
                 pieces.append((number, page))
         pieces.sort(key=lambda piece: piece[0])
         return Ready([(offset + number * self.page_size, content) for number, content in pieces], count)

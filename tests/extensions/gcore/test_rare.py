@@ -148,9 +148,12 @@ def test_vectors(case: Case) -> None:
     """Of the threads that no CPU runs; those of a thread that has not run yet are its parent's."""
     checked = set()
     for thread in case.threads():
-        notes = case.core(thread.pid).thread(thread.tid).notes
+        core = case.core(thread.pid)
+        notes = core.thread(thread.tid).notes
         if "XSTATE" not in notes:
             assert thread.state in ("hog", "busy", "crash")
+            (told,) = [row for row in core.report["threads"] if row["pid"] == thread.tid]
+            assert re.fullmatch(r"still in the registers of CPU \d", told["unavailable"]["XSTATE"])
             continue
         _check_legacy(thread, notes["FPREGSET"])
         _check_legacy(thread, notes["XSTATE"])
