@@ -45,13 +45,25 @@ def registers(thread: Thread) -> UserRegisters:
     Hard wire PT_SOFTE value to 1 in gpr_get() too" in v5.11 and in older kernels that have it.
     """
     found = thread.entry_registers()
+    if _entering(thread):
+        found = found._replace(origin=f"kernel stack, as of the last entry (CPU {thread.cpu} was entering)")
     msr = found.values.get("msr", 0) | (number(thread, "thread.fpexc_mode", 4) or 0)
     return found._replace(values={**found.values, "msr": msr, "softe": 1})
 
 
+def _entering(thread: Thread) -> bool:
+    """True if its CPU stood at an exception's first instructions, the program's registers still in it.
+
+    But for pc and msr, which are in SRR0 and SRR1: no dump has these.
+    """
+    note = thread.cpu_note
+    user_end = thread.session.layout.paging.user_end
+    return note is not None and not note.user and 0 < note.registers.get("r1", 0) < user_end
+
+
 def _of_cpu(thread: Thread, kind: int, size: int) -> bytes:
     """A note of QEMU's, each named CORE; registers of ``size`` bytes in the order of memory."""
-    data, session = cpu_note(thread, "CORE", kind), thread.session
+    data, session = cpu_note(thread, "CORE", kind, still=_entering(thread)), thread.session
     if session.dump.info.byte_order == session.arch.byte_order:
         return data
     return b"".join(data[at : at + size][::-1] for at in range(0, len(data), size))

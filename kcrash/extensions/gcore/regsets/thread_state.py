@@ -47,10 +47,13 @@ def must_be_saved(thread: Thread) -> None:
         raise Unavailable(f"in the registers of CPU {thread.cpu}, which the dump does not have")
 
 
-def cpu_note(thread: Thread, name: str, kind: int) -> bytes:
-    """What QEMU noted of the thread's CPU, if that was in user mode. Raises Unavailable."""
+def cpu_note(thread: Thread, name: str, kind: int, *, still: bool = False) -> bytes:
+    """What QEMU noted of the thread's CPU, if that was in user mode. Raises Unavailable.
+
+    ``still``: it was not, but the registers of this note still were those of the program.
+    """
     notes = [note.data for note in thread.session.dump.info.notes if (note.name, note.type) == (name, kind)]
-    if not thread.stopped_in_user or thread.cpu is None or thread.cpu >= len(notes):
+    if not (thread.stopped_in_user or still) or thread.cpu is None or thread.cpu >= len(notes):
         must_be_saved(thread)
     return notes[thread.cpu or 0]
 
