@@ -214,6 +214,8 @@ def find_layout(probe: Any) -> KernelLayout:
     top = found.address("swapper_pg_dir")
     if top is None or (info is None and probe.image_shift is None):
         raise KcrashError(f"{probe.dump.path}: no VMCOREINFO: cannot tell where the kernel was loaded")
+    if top >> 60 != 0xC:
+        raise KcrashError(f"{probe.dump.path}: the kernel's page tables at {top:x} are not in the linear map")
     _check_order(found)
     end = max((piece.end for piece in probe.dump.ranges()), default=0)
     linear = (LinearRange(PAGE_OFFSET, PAGE_OFFSET + end, 0), *_vmemmap_ranges(found))

@@ -208,6 +208,22 @@ def test_a_pointer_tells_the_byte_order() -> None:
         find_layout(probe(memory, INFO % (4096, 1)))
 
 
+@pytest.mark.parametrize("where", ["2700000", "d000000002700000", "1c000000002700000", "-1"])
+def test_tables_outside_of_the_linear_map(where: str) -> None:
+    with pytest.raises(KcrashError, match="not in the linear map"):
+        find_layout(probe(Memory(), f"SYMBOL(swapper_pg_dir)={where}\n"))
+
+
+def test_a_kernel_that_was_moved() -> None:
+    """A relocatable kernel runs where it was loaded; what VMCOREINFO does not name moved along."""
+    memory, moved = Memory(), 0x200_0000
+    memory.stored[MAP - LINEAR + moved] = LINEAR + 0x7_0000_0000
+    text = INFO % (4096, 1) + f"SYMBOL(_stext)={LINEAR + 0x1000 + moved:x}\n"
+    layout = find_layout(probe(memory, text, {"_stext": LINEAR + 0x1000, "vmemmap": MAP}))
+    assert layout.kaslr == moved and layout.top_table == TABLE - LINEAR
+    assert layout.constants["VMEMMAP_START"] == LINEAR + 0x7_0000_0000
+
+
 @pytest.mark.parametrize("arch", [PPC64LE, PPC64])
 @pytest.mark.parametrize("label", ["<", ">"])
 def test_memory_tells_the_architecture(arch: Arch, label: str, tmp_path: Path) -> None:
