@@ -1,4 +1,4 @@
-"""842: streams made by hand, by the description in the kernel's lib/842/842.h, and one of the kernel's own."""
+"""842: streams made by hand, by the description in the kernel's lib/842/842.h, and one of the kernel's."""
 
 from __future__ import annotations
 
