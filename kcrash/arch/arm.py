@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from kcrash.arch.arm_text import assembly
 from kcrash.arch.base import (
     Arch,
     Entry,
@@ -359,5 +360,9 @@ ARM = register_arch(
         frame=FrameLayout(saved_fp=-12, return_address=-4, cfa=4, regs_functions=ENTRY_FUNCTIONS),
         frame_style=FrameStyle(numbered=True, caller=True),
         code_pointer=code_pointer,
+        assembly=assembly,
+        pc_ahead=4,
+        instruction_bytes=lambda code: 4,
+        remark="\t@",
     )
 )

@@ -269,7 +269,9 @@ class Arch:
     of entry code into one in the original; None where there are no copies.
     ``ftrace_nop``: what stands at the start of a traceable function while nothing traces it.
     ``instruction_bytes``: of the instruction that begins there, for those that capstone does not know.
-    ``assembly``: mnemonic and operands of an instruction of capstone's as GNU's disassembler writes them.
+    ``assembly``: mnemonic and operands of an instruction of capstone's as GNU's disassembler writes them;
+    ``remark``: what stands before an address that it refers to; ``pc_ahead``: bytes from its end to what it
+    reads of the program counter.
     ``prologue``: what the code from a function's start up to some place has done to the stack; None where
     other things tell. Where frames are chained it is asked for interrupted ones only.
     ``user_paging``: the form of a process's tables, by physical memory and the top table there.
@@ -310,6 +312,8 @@ class Arch:
     ftrace_nop: bytes = b""
     instruction_bytes: Callable[[bytes], int] = lambda code: 1
     assembly: Callable[[Any], tuple[str, str]] = lambda found: (found.mnemonic, found.op_str)
+    remark: str = "        #"
+    pc_ahead: int = 0
 
     @property
     def page_size(self) -> int:

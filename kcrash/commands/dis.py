@@ -143,7 +143,7 @@ def _record(
         if made.is_branch and target:
             code += f" {target}"
         elif not made.is_branch:
-            code += f"        # {made.target:#x} {target}".rstrip()
+            code += f"{session.arch.remark} {made.target:#x} {target}".rstrip()
     if line is not None:
         data |= {"file": line.file, "line": line.line}
     if functions:

@@ -82,7 +82,7 @@ def _code(space: AddressSpace, address: int, size: int) -> bytes:
 
 def _convert(session: Session, found: Any, capstone: Any) -> Instruction:
     branch = bool(set(found.groups) & {capstone.CS_GRP_JUMP, capstone.CS_GRP_CALL})
-    target = _target(found, branch, capstone, session.arch.pc)
+    target = _target(session, found, branch, capstone)
     mnemonic, operands = session.arch.assembly(found)
     if branch and target is not None:
         before, comma, last = operands.rpartition(",")
@@ -91,12 +91,13 @@ def _convert(session: Session, found: Any, capstone: Any) -> Instruction:
     return Instruction(found.address, bytes(found.bytes), mnemonic, operands, target, branch)
 
 
-def _target(found: Any, branch: bool, capstone: Any, pc: str) -> int | None:
+def _target(session: Session, found: Any, branch: bool, capstone: Any) -> int | None:
     for operand in reversed(found.operands):  # the target comes last, behind what a branch compares with
         if operand.type == capstone.CS_OP_IMM and branch:
-            return int(operand.imm) & (1 << 64) - 1 or None  # s390x branches never to 0
-        if operand.type == capstone.CS_OP_MEM and found.reg_name(operand.mem.base) == pc:
-            return int(found.address + found.size + operand.mem.disp) & (1 << 64) - 1
+            return int(operand.imm) & session.word_mask or None  # s390x branches never to 0
+        if operand.type == capstone.CS_OP_MEM and found.reg_name(operand.mem.base) == session.arch.pc:
+            pc = found.address + found.size + session.arch.pc_ahead
+            return int(pc + operand.mem.disp) & session.word_mask
     return None
 
 

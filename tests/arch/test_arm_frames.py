@@ -92,3 +92,35 @@ def test_page_tables_are_crashs(machine: Lab, crash: list[str], tmp_path: Path) 
 def translated(shown: str) -> dict[int, int]:
     pairs = re.findall(r"^VIRTUAL +PHYSICAL *\n([0-9a-f]+) +([0-9a-f]+) *$", shown, re.MULTILINE)
     return {int(address, 16): int(physical, 16) for address, physical in pairs}
+
+
+# Functions with many kinds of instructions.
+CODE = (
+    "do_sys_poll",
+    "tcp_v4_rcv",
+    "vfs_read",
+    "__schedule",
+    "do_DataAbort",
+    "vfp_save_state",
+)
+
+
+def test_instructions_are_crashs(machine: Lab, crash: list[str], tmp_path: Path) -> None:
+    """But for which name of several an address has, and for data that capstone takes for no instruction."""
+    theirs = instructions(run(crash, machine, tmp_path / "commands", *(f"dis {name}" for name in CODE)))
+    ours = instructions("".join(machine.run(f"dis {name}") for name in CODE))
+    assert len(theirs) > 1000
+    different = {
+        at: (ours.get(at), text) for at, text in theirs.items() if ours.get(at) not in (text, "(bad)")
+    }
+    assert different == {}
+
+
+def instructions(shown: str) -> dict[str, str]:
+    """By address, without labels."""
+    found = {}
+    for line in shown.splitlines():
+        if line.startswith("0x"):
+            address, *words = re.sub(r"<[^>]*>:?", "", line).split()
+            found[address] = " ".join(words).replace(" @ Impl def", "")
+    return found

@@ -22,7 +22,8 @@ class Architecture:
 
     ``debian``: in the names of packages; ``kernel``: the package that depends on the newest kernel;
     ``debug``: whether the packages with debugging information are worth their size;
-    ``gnu``: the name of its compiler's target; ``cross``: False for this machine's own gcc;
+    ``gnu``: the name of its compiler's target; ``multiarch``: that of Debian's folders of libraries, if it is
+    another; ``cross``: False for this machine's own gcc;
     ``packages``: what the toolbox needs more; ``flags``: of the compiler for the workload;
     ``compat``: the prefix of the binutils that build the 32-bit process, "" where there is none;
     ``qemu``: the program and the machine's options; ``cpu``: its -cpu unless told;
@@ -50,6 +51,7 @@ class Architecture:
     moving: bool = False
     captured: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     host_forms: bool = False
+    multiarch: str = ""
 
     @property
     def key(self) -> tuple[tuple[str, object], ...]:
@@ -229,7 +231,14 @@ ROWS = (
     # Its large pages are not of the size that the workload takes them to be: for twins only.
     replace(PPC64EL, name="ppc64el-64k", kernel="linux-image-powerpc64le-64k", debug=False, capture=False),
     I386,
-    replace(I386, name="i386-pae", kernel="linux-image-686-pae"),
+    replace(
+        I386,
+        name="i386-pae",
+        kernel="linux-image-686-pae",
+        capture=True,
+        captured={name: CAPTURED[name] for name in ("zlib-d1", "lzo-d31", "zstd-d31")},
+        multiarch="i386-linux-gnu",
+    ),
     ARMHF,
     replace(
         ARMHF,

@@ -165,7 +165,13 @@ def guest_root(arch: Architecture) -> Path:
         return toolbox().root
     packages = guest_packages(arch)
     name = f"guest-tools-{arch.debian}-{cache.digest(SUITE, packages)}"
-    return cache.keep(name, lambda root: _unpack_all(root, apt.Suite(SUITE, arch.debian), packages))
+    return cache.keep(name, lambda root: _unpack_guests(root, arch, packages))
+
+
+def _unpack_guests(root: Path, arch: Architecture, packages: Sequence[str]) -> None:
+    _unpack_all(root, apt.Suite(SUITE, arch.debian), packages)
+    if arch.multiarch and (root / "usr/lib" / arch.multiarch).exists():
+        (root / "usr/lib" / arch.gnu).symlink_to(arch.multiarch)
 
 
 def guest_packages(arch: Architecture) -> tuple[str, ...]:
