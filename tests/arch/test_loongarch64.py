@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import re
 import struct
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from kcrash.arch.base import Entry, EntryKind
 from kcrash.arch.loongarch64 import (
@@ -21,6 +25,7 @@ from kcrash.arch.loongarch64 import (
 )
 from kcrash.dump.vmcoreinfo import parse_vmcoreinfo
 from kcrash.errors import FaultReason, KcrashError, MemoryFault
+from kcrash.linux.modules import module_symbols, modules
 from kcrash.linux.stack import frames as frames_of
 from kcrash.linux.tasks import task_table
 from kcrash.memory.space import AddressSpace, PagedSpace
@@ -221,6 +226,24 @@ def test_prologue_of_compiled_code() -> None:
 def test_prologues_say_what_the_compilers_tables_say(machine: Lab) -> None:
     """Where .debug_frame finds the frame by the stack pointer."""
     prologues_beside_tables(machine)
+
+
+@pytest.mark.parametrize("machine", ["loong64-7.2"], indirect=True)
+def test_the_clock_is_the_guests(machine: Lab) -> None:
+    (told,) = set(re.findall(r"^CPU MHz\s*: (\d+)\.", machine.truth.facts["/proc/cpuinfo"], re.MULTILINE))
+    assert f"({told} Mhz)" in machine.run("sys")
+
+
+@pytest.mark.parametrize("machine", ["loong64-7.2"], indirect=True)
+def test_text_of_a_module_is_named_by_its_functions(machine: Lab) -> None:
+    """Not by the labels that the assembler leaves for the linker, of which there are more."""
+    file = machine.dumps.kernel.module("ext4")
+    table = ELFFile(io.BytesIO(file or b"")).get_section_by_name(".symtab")
+    assert isinstance(table, SymbolTableSection)
+    functions = {symbol.name for symbol in table.iter_symbols() if symbol["st_info"]["type"] == "STT_FUNC"}
+    (module,) = (module for module in modules(machine.session) if module.name == "ext4")
+    found = {symbol.name for symbol in module_symbols(machine.session, module) if symbol.type in "tT"}
+    assert len(found & functions) > 1000 and len(found - functions) < 50
 
 
 @pytest.mark.parametrize("machine", ["loong64-7.2"], indirect=True)
