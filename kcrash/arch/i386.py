@@ -392,6 +392,6 @@ I386 = register_arch(
         stop_functions=("machine_kexec", "crash_nmi_callback", "kdump_nmi_callback", "stop_this_cpu"),
         call_code=CallCode(partial(x86_64.call_target, mask=WORD), pushed_registers),
         assembly=assembly,
-        ftrace_nop=bytes.fromhex("0f1f440000"),
+        ftrace_nop=bytes.fromhex("3e8d742600"),
     )
 )

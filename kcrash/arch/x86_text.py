@@ -13,15 +13,18 @@ _SUFFIXES = "bwlq"
 _NUMBER = re.compile(r"(?<![\w%$.])(-?)(\d+)(?=\()")
 _IMMEDIATE = re.compile(r"\$-?\w+")
 _INDEXED = re.compile(r"(\(%?\w*,%\w+)\)")
+_BASE = re.compile(r"\((%e\w\w)\)")
 _BASED = re.compile(r"(^|[,:*])(?=\(%)")
 # Instructions whose operands are implied by their name, or that GNU names without a suffix in any case.
 _BARE = frozenset({"push", "pop", "call", "ret", "jmp", "leave"})
 _IMPLIED = frozenset({"stos", "lods", "scas"})  # the accumulator tells their size
 _OTHER_NAMES = {
-    "pushfq": "pushf", "popfq": "popf", "wait": "fwait", "iretl": "iret", "lretl": "lret", "sal": "shl",
+    "pushfq": "pushf", "popfq": "popf", "pushfl": "pushf", "popfl": "popf",
+    "wait": "fwait", "iretl": "iret", "lretl": "lret", "sal": "shl",
 }  # fmt: skip
 _STRING = re.compile(r"(stos|lods|scas|movs|cmps|ins|outs)[bwlq]$")
 _PORT = re.compile(r"(in|out|ins|outs)[bwl]?$")
+_DESTINATION, _SOURCE = re.compile(r"(?<!:)\(%[er]di\)"), re.compile(r"(?<!:)\(%[er]si\)")
 _SHIFT_BY_ONE = (0xD0, 0xD1)
 
 
@@ -30,7 +33,7 @@ def assembly(found: Any) -> tuple[str, str]:
     operands = _operands(found)
     prefix, _, name = found.mnemonic.rpartition(" ")
     if _STRING.match(name):
-        operands = operands.replace("(%rdi)", "%es:(%rdi)").replace("(%rsi)", "%ds:(%rsi)")
+        operands = _SOURCE.sub(r"%ds:\g<0>", _DESTINATION.sub(r"%es:\g<0>", operands))
     if _PORT.match(name):
         operands = operands.replace("%dx", "(%dx)")
     if name == "nopw" and "%cs:" in operands:  # padding: the prefixes do nothing
@@ -59,6 +62,12 @@ def _has_register(found: Any) -> bool:
     return any(operand.type == 1 for operand in found.operands)  # X86_OP_REG
 
 
+def _has_no_index(found: Any) -> bool:
+    """True for an address with a SIB byte that needs none (padding): Intel SDM volume 2, table 2-3."""
+    sib = found.modrm < 0xC0 and found.modrm & 7 == 4
+    return bool(sib and found.sib >> 3 & 7 == 4 and found.sib & 7 != 4)
+
+
 def _operands(found: Any) -> str:
     text = found.op_str.replace(", ", ",")
     immediates = [operand for operand in found.operands if operand.type == 2]  # X86_OP_IMM
@@ -68,6 +77,8 @@ def _operands(found: Any) -> str:
         text = _IMMEDIATE.sub(one, text, count=1) if len(immediates) == 1 else text
     text = _NUMBER.sub(lambda match: f"{match[1]}{int(match[2]):#x}", text)
     text = _INDEXED.sub(r"\1,1)", text)
+    if found.addr_size == 4 and _has_no_index(found):
+        text = _BASE.sub(rf"(\1,%eiz,{1 << (found.sib >> 6)})", text)
     if found.encoding.disp_size and found.disp == 0:
         text = _BASED.sub(r"\g<1>0x0", text, count=1)
     return text
