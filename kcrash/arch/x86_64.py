@@ -75,15 +75,15 @@ PRSTATUS = Prstatus(
 )  # fmt: skip
 
 
-def make_paging(five_level: bool, encryption_mask: int = 0) -> Paging:
-    """The page-table form; ``encryption_mask``: AMD SME's bit in the entries."""
+def make_paging(five_level: bool, encryption_mask: int = 0, inverted: bool = True) -> Paging:
+    """The form of the tables. ``encryption_mask``: of AMD SME; ``inverted``: see paging_form()."""
     levels = [
         Level("PGD", 39, 9), Level("PUD", 30, 9), Level("PMD", 21, 9), Level("PTE", 12, 9)
     ]  # fmt: skip
     if five_level:
         levels[:1] = [Level("PGD", 48, 9), Level("P4D", 39, 9)]
     bits = 57 if five_level else 48
-    return paging_form(levels, bits, 1 << bits - 1, swap_entry, encryption_mask)
+    return paging_form(levels, bits, 1 << bits - 1, swap_entry, encryption_mask, inverted)
 
 
 def paging_form(
@@ -92,18 +92,26 @@ def paging_form(
     user_end: int,
     swap: Callable[[int], tuple[int, int]],
     encryption_mask: int = 0,
+    inverted: bool = True,
 ) -> Paging:
-    """Tables with entries of 64 bits: those of x86_64, and PAE's. At the top none map pages."""
+    """Tables with entries of 64 bits: those of x86_64, and PAE's. At the top none map pages.
+
+    ``inverted``: entries without the present bit have inverted address bits, against L1TF: Linux commit
+    6b28baca9b1f ("x86/speculation/l1tf: Protect PROT_NONE PTEs against speculation") in v4.18, and where it
+    was ported back to; pte_pfn(), pmd_pfn() in arch/x86/include/asm/pgtable.h.
+    """
     last = len(levels) - 1
     masks = [PHYSICAL_MASK & ~encryption_mask & ~((1 << level.shift) - 1) for level in levels]
     table_mask = PHYSICAL_MASK & ~encryption_mask
     leaf_levels = range(max(last - 2, 1), last)
+    flip = (1 << 64) - 1 if inverted else 0
 
     def decode(value: int, level: int) -> Entry:
         if not value:
             return Entry(EntryKind.ABSENT, 0)
         if not value & PAGE_PRESENT:
-            return _decode_hidden(value, level == last or level in leaf_levels, level == last, masks[level])
+            can_be_leaf = level == last or level in leaf_levels
+            return _decode_hidden(value, can_be_leaf, level == last, masks[level], flip)
         if level == last or (level in leaf_levels and value & PAGE_PSE):
             return Entry(EntryKind.LEAF, value & masks[level])
         return Entry(EntryKind.TABLE, value & table_mask)
@@ -111,7 +119,7 @@ def paging_form(
     def decode_table(values: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
         present = (values & PAGE_PRESENT) != 0
         mapped = present | ((values & PAGE_PROTNONE) != 0)
-        return mapped, (values ^ (present.astype("u8") - 1)) & masks[last]  # hidden ones are inverted
+        return mapped, (values ^ (present.astype("u8") - 1) & flip) & masks[last]
 
     return Paging(
         tuple(levels), 8, decode, canonical_bits, user_end, flag_names, decode_table, swap
@@ -138,16 +146,11 @@ def swap_entry(value: int) -> tuple[int, int]:
     return value >> 9 & 0x1F, value >> 14
 
 
-def _decode_hidden(value: int, can_be_leaf: bool, is_pte: bool, mask: int) -> Entry:
-    """An entry without the present bit: PROT_NONE memory, or swap.
-
-    The address bits of such an entry are inverted against L1TF: Linux commit
-    6b28baca9b1f ("x86/speculation/l1tf: Protect PROT_NONE PTEs against
-    speculation") in v4.18; pte_pfn(), pmd_pfn() in arch/x86/include/asm/pgtable.h.
-    """
+def _decode_hidden(value: int, can_be_leaf: bool, is_pte: bool, mask: int, flip: int) -> Entry:
+    """An entry without the present bit: PROT_NONE memory, or swap. ``flip``: the bits that are inverted."""
     is_page = value & PAGE_PROTNONE or (not is_pte and value & PAGE_PSE)
     if can_be_leaf and is_page:
-        return Entry(EntryKind.LEAF, ~value & mask)
+        return Entry(EntryKind.LEAF, (value ^ flip) & mask)
     return Entry(EntryKind.OTHER, 0)
 
 
@@ -168,7 +171,9 @@ def find_layout(probe: Any) -> KernelLayout:
         )
     kaslr, phys_base, five_level, top, encryption = facts
     linear = _image_range(probe, kaslr, phys_base)
-    paging = make_paging(five_level, encryption)
+    # /sys/devices/system/cpu/vulnerabilities/l1tf came with the inversion.
+    inverted = not probe.has_symbols or probe.link_address("cpu_show_l1tf") is not None
+    paging = make_paging(five_level, encryption, inverted)
     page_offset = _page_offset(probe, kaslr, phys_base)
     if page_offset is None and probe.has_symbols and probe.link_address("page_offset_base") is None:
         page_offset = _fixed_page_offset(probe, paging, top, five_level)
@@ -208,14 +213,15 @@ def _kaslr(probe: Any, info: Any) -> int:
     return displacement(probe, info)
 
 
-def _from_page_tables(probe: Any) -> tuple[int, int, bool, int | None, int] | None:
-    """From the kernel's own page tables, where physical addresses of its image are known.
+# init_top_pgt was named so by Linux commit 65ade2f872b4 ("x86/boot/64: Rename init_level4_pgt and
+# early_level4_pgt[]") in v4.13.
+TOP_TABLES = ("init_top_pgt", "init_level4_pgt", "swapper_pg_dir")
 
-    init_top_pgt was named so by Linux commit 65ade2f872b4 ("x86/boot/64: Rename init_level4_pgt and
-    early_level4_pgt[]") in v4.13.
-    """
+
+def _from_page_tables(probe: Any) -> tuple[int, int, bool, int | None, int] | None:
+    """From the kernel's own page tables, where physical addresses of its image are known."""
     linked = probe.link_address("_stext")
-    top = probe.link_address("init_top_pgt") or probe.link_address("init_level4_pgt")
+    top = next(filter(None, map(probe.link_address, TOP_TABLES)), None)
     if None in (probe.image_shift, linked, top):
         return None
     text, top = linked - probe.image_shift, top - probe.image_shift
@@ -262,7 +268,7 @@ def _from_cpu(
         return None
     kaslr = (high << 32 | middle << 16 | low) - linked_handler
     phys_base = idt - (linked_idt + kaslr - START_KERNEL_MAP)
-    linked_top = probe.link_address("init_top_pgt") or probe.link_address("swapper_pg_dir")
+    linked_top = next(filter(None, map(probe.link_address, TOP_TABLES)), None)
     top = linked_top + kaslr - START_KERNEL_MAP + phys_base if linked_top else cr3 & PHYSICAL_MASK
     return kaslr, phys_base, five_level, top, 0
 

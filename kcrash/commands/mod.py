@@ -110,7 +110,7 @@ def _table(session: Session, rows: Iterator[tuple[object, ...] | Fault]) -> Item
         Column("size", "SIZE", max([4, *(len(str(module.size)) for module in found)]), ">", gap="  "),
         Column("object_file", "OBJECT FILE", gap="  "),
     )
-    return Table(columns, rows, kind="module", empty="no modules loaded")
+    return Table(columns, rows, kind="module", empty="no modules installed")
 
 
 def _row(session: Session, module: Module | KcrashError) -> tuple[object, ...] | Fault:

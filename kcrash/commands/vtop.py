@@ -126,9 +126,8 @@ def _walk_lines(session: Session, space: PagedSpace, steps: list[Step], task: Ta
     for step in steps:
         name = space.paging.levels[step.level].name
         if step.level == 0 and task is None:
-            directory = session.symbols.find_kernel("init_top_pgt") or session.symbols.find_kernel(
-                "swapper_pg_dir"
-            )
+            names = ("init_top_pgt", "init_level4_pgt", "swapper_pg_dir")
+            directory = next(filter(None, map(session.symbols.find_kernel, names)), None)
             yield f"PGD DIRECTORY: {directory or space.top or 0:x}"
             yield f"PAGE DIRECTORY: {step.value:x}"
         else:
