@@ -24,6 +24,13 @@ from tests.lab.lab import Dumps
 
 KERNELS = tuple(os.environ.get("KCRASH_LAB_KERNELS", "6.1,6.12").split(","))
 FORMS = tuple(os.environ.get("KCRASH_LAB_FORMS", "elf,zlib-d1,qemu-elf,qemu-zlib").split(","))
+# Of the oldest and the newest kernel two forms, unless the environment chooses.
+MORE = (
+    []
+    if "KCRASH_LAB_KERNELS" in os.environ
+    else [(k, f) for k in ("5.10", "7.2") for f in ("zlib-d1", "qemu-elf")]
+)
+CASES = [*((k, f) for k in KERNELS for f in FORMS), *MORE]
 
 
 @dataclass
@@ -66,7 +73,7 @@ def _dumps(version: str) -> Dumps:
     return lab.dumps(version)
 
 
-@pytest.fixture(scope="session", params=[(k, f) for k in KERNELS for f in FORMS], ids=lambda p: "-".join(p))
+@pytest.fixture(scope="session", params=CASES, ids=lambda p: "-".join(p))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     """Each kernel and form."""
     version, form = request.param

@@ -16,7 +16,7 @@ import pytest
 from tests.lab import cache, kernels, small
 from tests.lab.architectures import AMD64, ARCHITECTURES, Architecture
 from tests.lab.boots import SAVE_LIMIT, _take_saved, reports
-from tests.lab.initrd import GUEST, _tool
+from tests.lab.initrd import GUEST, Captured, _tool
 from tests.lab.qemu import DISKS, Guest, Machine
 from tests.lab.toolbox import Toolbox, toolbox
 from tests.lab.truth import Truth, parse
@@ -31,14 +31,14 @@ PREEMPT = "preempt=full workqueue.watchdog_thresh=0"  # a thread that is always 
 
 @dataclass(frozen=True)
 class Rare:
-    """``forms``: the dumps by name; all but "qemu-elf" are of the panic."""
+    """``forms``: the dumps by name; all but "qemu-elf" are of the panic. Some machines have no zlib-d1."""
 
     kernel: kernels.Kernel
     folder: Path
 
     @property
     def forms(self) -> Mapping[str, Path]:
-        places = {name: self.folder / "forms" / name for name in CAPTURED}
+        places = {name: self.folder / "forms" / name for name in _captured(self.kernel.arch)}
         return {name: self.folder / name for name in ("qemu-elf", "elf")} | places
 
     @cached_property
@@ -48,7 +48,11 @@ class Rare:
     @cached_property
     def truth(self) -> Truth:
         """As of READY; see tests.lab.lab.Dumps.truth."""
-        return parse(self.console)
+        return parse(self.console, ">" if self.kernel.arch.big_endian else "<")
+
+
+def _captured(arch: Architecture) -> Captured:
+    return {name: options for name, options in CAPTURED.items() if name in arch.captured}
 
 
 def _machine(arch: Architecture, cpu: str) -> Machine:
@@ -84,17 +88,19 @@ def rare(version: str, *, arch: str = AMD64.name, cpu: str = "") -> Rare:
     kernel, machine, box = kernels.kernel(version, row), _machine(row, cpu), toolbox(row)
 
     def make(folder: Path) -> None:
+        captured = _captured(row)
+
         def save(guest: Guest) -> None:
             guest.do("dump-guest-memory", paging=False, protocol=f"file:{folder}/qemu-elf", format="elf")
             guest.do("cont")
             guest.send("go")
             guest.wait_end(SAVE_LIMIT)
-            _take_saved(folder, reports(guest.console()), ["elf", *CAPTURED])
+            _take_saved(folder, reports(guest.console()), ["elf", *captured])
 
         def build(root: Path) -> None:
             _build(box, row, root)
 
-        small.boot(box, kernel, machine, HERE / "init", build, folder, 2 * MEMORY, save, CAPTURED)
+        small.boot(box, kernel, machine, HERE / "init", build, folder, 2 * MEMORY, save, captured)
         for name in DISKS:
             cache.remove(folder / name)
 
