@@ -47,6 +47,8 @@ def test_registers(machine: tuple[str, str], form: str, tmp_path: Path) -> None:
             true = dict(thread.registers)
             if thread.state == "crash" and form == "elf":
                 del true["x8"]  # the number of the call that crashed the machine, not of the one before
+            if thread.state == "entering":
+                true.pop("x7", None)  # of arm64: there a tracer is told which of the stops at a call it is
             names = true.keys() & found.keys()
             assert len(names) > 30
             wrong = {n: (hex(found[n]), hex(true[n])) for n in names if found[n] != true[n]}

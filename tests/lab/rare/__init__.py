@@ -39,7 +39,8 @@ class Rare:
     @property
     def forms(self) -> Mapping[str, Path]:
         places = {name: self.folder / "forms" / name for name in _captured(self.kernel.arch)}
-        return {name: self.folder / name for name in ("qemu-elf", "elf")} | places
+        first = ("qemu-elf", "elf") if self.kernel.captures else ("qemu-elf",)
+        return {name: self.folder / name for name in first} | places
 
     @cached_property
     def console(self) -> str:
@@ -92,10 +93,11 @@ def rare(version: str, *, arch: str = AMD64.name, cpu: str = "") -> Rare:
 
         def save(guest: Guest) -> None:
             guest.do("dump-guest-memory", paging=False, protocol=f"file:{folder}/qemu-elf", format="elf")
-            guest.do("cont")
-            guest.send("go")
-            guest.wait_end(SAVE_LIMIT)
-            _take_saved(folder, reports(guest.console()), ["elf", *captured])
+            if kernel.captures:
+                guest.do("cont")
+                guest.send("go")
+                guest.wait_end(SAVE_LIMIT)
+                _take_saved(folder, reports(guest.console()), ["elf", *captured])
 
         def build(root: Path) -> None:
             _build(box, row, root)
