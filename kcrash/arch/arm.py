@@ -71,6 +71,11 @@ SHORT_FLAGS = (
     (1, "PRESENT"), (1 << 1, "YOUNG"), (1 << 6, "DIRTY"), (1 << 7, "RDONLY"), (1 << 8, "USER"),
     (1 << 9, "XN"), (1 << 10, "SHARED"), (1 << 11, "NONE"),
 )  # fmt: skip
+# Of sections, which are the hardware's (DDI 0406, figure B3-4).
+SECTION_FLAGS = (
+    (1 << 2, "B"), (1 << 3, "C"), (1 << 4, "XN"), (1 << 10, "AP0"), (1 << 11, "AP1"), (1 << 15, "AP2"),
+    (1 << 16, "SHARED"), (1 << 17, "NG"), (1 << 18, "SUPER"),
+)  # fmt: skip
 LONG_FLAGS = (
     (1, "VALID"), (1 << 1, "PRESENT"), (1 << 6, "USER"), (1 << 7, "AP2"), (3 << 8, "SHARED"),
     (1 << 10, "YOUNG"), (1 << 11, "NG"), (1 << 53, "PXN"), (1 << 54, "XN"), (1 << 55, "DIRTY"),
@@ -114,8 +119,9 @@ def decode_short_table(values: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], N
 
 
 def short_flags(value: int) -> list[str]:
-    """Flags of Linux's entries."""
-    return [name for mask, name in SHORT_FLAGS if value & mask]
+    """Flags of Linux's entries, which have bit 0, and of sections, which have bit 1 alone."""
+    table = SECTION_FLAGS if value & 3 == 2 else SHORT_FLAGS
+    return [name for mask, name in table if value & mask]
 
 
 # -- page tables: long descriptors (LPAE)

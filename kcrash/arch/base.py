@@ -165,6 +165,9 @@ class FrameLayout:
     frames for saved interrupt registers") in v4.10 sets bit 0 on x86_64.
     ``regs_hidden``: a bit of such an address that the frame pointer lacks, 0 for none: on i386 since Linux
     commit 5c99b692cfd6 ("x86/unwind: Use MSB for frame pointer encoding on 32-bit") in v4.14.
+    ``kernel_ss``: the number of the stack segment's register and what the kernel has in it, if struct pt_regs
+    of interrupted kernel code may end in front of the stack pointer: before Linux commit 3c88c692c287
+    ("x86/stackframe/32: Provide consistent pt_regs") in v5.3 there the interrupted stack goes on at once.
     ``regs_record``: the member of struct pt_regs that is a frame record itself, "" for none.
     ``regs_functions``: routines in whose frames a struct pt_regs lies at the stack pointer.
     ``entry_text``: symbols around entry code that, where no table describes it, does likewise, or has
@@ -184,6 +187,7 @@ class FrameLayout:
     cfa: int | None
     regs_tag: int = 0
     regs_hidden: int = 0
+    kernel_ss: tuple[int, int] = (-1, 0)
     regs_record: str = ""
     regs_functions: tuple[str, ...] = ()
     entry_text: tuple[str, ...] = ()

@@ -74,6 +74,8 @@ ENTRY_FUNCTIONS = (
     "entry_INT80_32", "entry_SYSENTER_32", "ret_from_fork", "ret_from_kernel_thread", "system_call",
     "syscall_call", "sysenter_do_call", "ia32_sysenter_target", "sysenter_past_esp", "work_pending",
     "work_resched", "work_notifysig", "syscall_trace_entry", "syscall_exit_work",
+    "handle_exception", "common_exception", "error_code", "apic_timer_interrupt", "reschedule_interrupt",
+    "call_function_interrupt", "call_function_single_interrupt", "irq_work_interrupt",
     "startup_32", "startup_32_smp", "default_entry",
 )  # fmt: skip
 
@@ -387,6 +389,7 @@ I386 = register_arch(
             cfa=8,
             regs_tag=1,
             regs_hidden=1 << 31,
+            kernel_ss=(DWARF["ss"], KERNEL_SS),
             regs_functions=ENTRY_FUNCTIONS,
         ),
         stop_functions=("machine_kexec", "crash_nmi_callback", "kdump_nmi_callback", "stop_this_cpu"),

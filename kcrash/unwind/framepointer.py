@@ -26,7 +26,7 @@ def frame_row(target: Target, frame_pointer: int, memory: BlockReader) -> Row | 
     """The rules of a frame whose frame pointer has this value; None if it cannot be one."""
     layout = target.frame
     if layout.regs_tag and frame_pointer & layout.regs_tag:
-        return None if target.regs is None else saved_regs_row(target, target.regs, frame_pointer)
+        return None if target.regs is None else saved_regs_row(target, target.regs, frame_pointer, memory)
     if layout.regs_hidden and frame_pointer and not frame_pointer & layout.regs_hidden:
         return entry_row(target, frame_pointer | layout.regs_hidden, memory)
     if layout.chained:
@@ -110,7 +110,7 @@ def entry_row(target: Target, address: int, memory: BlockReader) -> Row | None:
     except MemoryFault:
         return None
     if interrupted:
-        return saved_regs_row(target, target.regs, address)
+        return saved_regs_row(target, target.regs, address, memory)
     return Row(Rule(Kind.CONSTANT, 0, address), (), target.return_column, False, "fp")
 
 
@@ -167,10 +167,18 @@ def _record_row(target: Target, layout: FrameLayout) -> Row:
     return Row(cfa, tuple(rules.items()), target.return_column, False, "fp")
 
 
-def saved_regs_row(target: Target, regs: RegsLayout, frame_pointer: int) -> Row:
-    """The rules of a frame whose frame pointer marks a struct pt_regs: everything is saved there."""
+def saved_regs_row(
+    target: Target, regs: RegsLayout, frame_pointer: int, memory: BlockReader | None = None
+) -> Row:
+    """The rules of a frame whose frame pointer marks a struct pt_regs: everything is saved there.
+
+    But for the stack pointer where FrameLayout.kernel_ss says so, if there is ``memory`` to look at.
+    """
     address = frame_pointer & ~target.frame.regs_tag
     rules = {number: Rule(Kind.SAVED, 0, at, b"", size) for number, (at, size) in regs.fields.items()}
+    if memory is not None and _ends_early(target, regs, address, memory):
+        rules[target.sp] = Rule(Kind.CONSTANT, 0, address + regs.fields[target.sp][0])
+        del rules[target.frame.kernel_ss[0]]
     return Row(Rule(Kind.CONSTANT, 0, address), tuple(rules.items()), target.pc, True, "regs", 0)
 
 
@@ -180,6 +188,18 @@ def kept_row(target: Target, row: Row) -> Row:
         (number, same_value(number) if number in target.callee_saved else rule) for number, rule in row.rules
     )
     return row._replace(rules=kept)
+
+
+def _ends_early(target: Target, regs: RegsLayout, address: int, memory: BlockReader) -> bool:
+    """See FrameLayout.kernel_ss."""
+    number, kernel = target.frame.kernel_ss
+    if number not in regs.fields:
+        return False
+    try:
+        mode = {n: memory.word(address + at) for n, (at, _size) in regs.fields.items()}
+    except MemoryFault:
+        return False
+    return not target.user_mode(mode) and mode[number] & 0xFFFF != kernel
 
 
 def null_call_row(target: Target) -> Row:

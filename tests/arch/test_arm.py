@@ -63,6 +63,7 @@ def test_a_section_and_a_supersection() -> None:
     """DDI 0406, figure B3-4: bits 23 to 20 and 8 to 5 of a supersection are bits 35 to 32 and 39 to 36."""
     ram = Ram(4).put(TOP + 4 * 0xC01, 0x41100000 | SECTION | 1 << 10)
     assert short(ram).translate(0xC0123456) == 0x41123456
+    assert short(ram).paging.flag_names(0x41100000 | SECTION | 1 << 10 | 1 << 16) == ["AP0", "SHARED"]
     for part in range(16):
         ram.put(TOP + 4 * (0xD00 + part), 0x52000000 | 3 << 20 | 4 << 5 | 1 << 18 | SECTION)
     space = short(ram)

@@ -285,3 +285,12 @@ def test_an_exception_by_a_frame_pointer_that_lacks_its_highest_bit() -> None:
         found = unwind(ram, eip=CODE + 0x100, esp=STACK - 16, ebp=STACK)
         assert [frame.pc for frame in found] == [CODE + 0x100, CODE + 0x10, CODE + 0x500]
         assert found[2].interrupted and found[2].registers[DWARF["esp"]] == STACK + 0x90
+
+
+@pytest.mark.parametrize("ss, sp", [(0x68, STACK + 0x90), (0xC0101234, STACK + 0x40 + 60)])
+def test_an_exception_in_the_kernel_before_v5_3_has_no_stack_pointer(ss: int, sp: int) -> None:
+    """Then the interrupted stack goes on where the members sp and ss of struct pt_regs would be."""
+    ram = Ram(4).put(STACK, STACK + 0x40 & 0x7FFFFFFF).put(STACK + 4, CODE + 0x10)
+    regs(ram, STACK + 0x40, ebp=0, eip=CODE + 0x500, cs=0x60, eflags=0x202, esp=STACK + 0x90, ss=ss)
+    found = unwind(ram, eip=CODE + 0x100, esp=STACK - 16, ebp=STACK)
+    assert found[2].pc == CODE + 0x500 and found[2].registers[DWARF["esp"]] == sp

@@ -1,4 +1,4 @@
-"""i386's instructions as objdump writes them, where memory has what the vmlinux has: nothing patched or moved."""
+"""i386's instructions as objdump writes them, where memory has what the vmlinux has: nothing patched."""
 
 from __future__ import annotations
 
