@@ -217,8 +217,8 @@ class FrameStyle:
 class StackRange(NamedTuple):
     """A kernel stack ``[low, high)``; ``name`` as crash prints it ("NMI exception", "IRQ").
 
-    ``link``: where its first frame begins and a word names the struct pt_regs of what was interrupted, 0
-    where the stack pointers of the frames lead on by themselves.
+    ``link``: the stack pointer of the frame that has switched to it, where tables do not know of that: a word
+    there names the struct pt_regs of what was interrupted, or the frames are chained; else 0.
     """
 
     name: str

@@ -276,26 +276,25 @@ def stacks(kernel: Any) -> list[StackRange]:
     table, found = kernel.symbol("lowcore_ptr"), dict[int, StackRange]()
     for cpu in kernel.cpus if table is not None else ():
         for member, name in LOWCORE_STACKS.items():
-            low = _stack(kernel, table + 8 * cpu, member)
-            if low:
-                found.setdefault(low, StackRange(name, low, low + kernel.thread_size, cpu))
+            first = _first_frame(kernel, table + 8 * cpu, member)
+            if first:
+                low = first // kernel.thread_size * kernel.thread_size
+                found.setdefault(low, StackRange(name, low, low + kernel.thread_size, cpu, first))
     return list(found.values())
 
 
-def _stack(kernel: Any, pointer: int, member: str) -> int:
-    """Where the stack that a lowcore's member points into begins, 0 if nowhere.
+def _first_frame(kernel: Any, pointer: int, member: str) -> int:
+    """The stack pointer that a lowcore's member holds for who switches to that stack, 0 if none.
 
-    The pointer is of the first frame, which is in the highest part (STACK_INIT_OFFSET).
+    It is in the stack's highest part (STACK_INIT_OFFSET).
     """
     if not kernel.types.has(LOWCORE, member):
         return 0
     try:
         lowcore = int(kernel.memory.word(pointer))
-        top = int(kernel.memory.word(lowcore + kernel.types.offset(LOWCORE, member))) if lowcore else 0
+        return int(kernel.memory.word(lowcore + kernel.types.offset(LOWCORE, member))) if lowcore else 0
     except MemoryFault:
         return 0
-    size: int = kernel.thread_size
-    return top & -size
 
 
 def format_registers(registers: Mapping[str, int | None], symbol: Callable[[int], str]) -> list[str]:

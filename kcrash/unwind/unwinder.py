@@ -28,7 +28,7 @@ from kcrash.unwind.framepointer import (
 from kcrash.unwind.memory import BlockReader
 from kcrash.unwind.recover import Recovered, find_cfa, recover
 from kcrash.unwind.registers import Registers
-from kcrash.unwind.rules import Kind, Row
+from kcrash.unwind.rules import Kind, Row, Rule
 from kcrash.unwind.target import MemoryReader, Ranges, Target
 
 MAX_FRAMES = 1024
@@ -169,7 +169,7 @@ class Unwinder:
             return _Step(None, note="the pc is not known")
         if method in ("start", "regs") and self.target.user_mode(registers):
             return _Step(None)
-        entry = self._linked_row(registers, memory)
+        entry = self._linked_row(pc, interrupted, registers, memory)
         entry = entry or (None if interrupted else self._entry_row(pc, registers, memory))
         row, note = (entry, "") if entry else self._row(pc, interrupted, method, prefer_orc)
         if interrupted and row is UNTOLD and self._returns_to_code(registers, memory):
@@ -225,15 +225,26 @@ class Unwinder:
         order = (orc, cfi) if orc_first else (cfi, orc)
         return [table for table in order if table is not None]
 
-    def _linked_row(self, registers: Registers, memory: BlockReader) -> Row | None:
-        """The rules of a frame that has just switched to a CPU's stack, which tells where it came from."""
-        sp = registers.get(self.target.sp)
-        if sp is None or sp not in self._links or self.target.regs is None:
+    def _linked_row(
+        self, pc: int, interrupted: bool, registers: Registers, memory: BlockReader
+    ) -> Row | None:
+        """The rules of a frame that has just switched to a CPU's stack, of which no table knows.
+
+        Where frames are chained the tables tell where its registers are all the same.
+        """
+        target, sp = self.target, registers.get(self.target.sp)
+        if sp is None or sp not in self._links or target.regs is None:
             return None
         try:
-            return saved_regs_row(self.target, self.target.regs, memory.word(sp))
+            if not target.frame.chained:
+                return saved_regs_row(target, target.regs, memory.word(sp))
+            before = memory.word(sp + target.frame.saved_fp)
         except MemoryFault:
             return None
+        row = self._row(pc, interrupted, "", False)[0] if before else None
+        if row is None:
+            return frame_row(target, sp, memory)
+        return row._replace(cfa=Rule(Kind.CONSTANT, 0, before + target.frame.chained))
 
     def _entry_row(self, pc: int, registers: Registers, memory: BlockReader) -> Row | None:
         """The rules of entry code: a struct pt_regs lies at the stack pointer, or behind arguments."""

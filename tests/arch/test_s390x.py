@@ -17,6 +17,7 @@ from kcrash.linux.stack import cpu_stacks, thread_size
 from kcrash.memory.space import AddressSpace, PagedSpace
 from kcrash.unwind.codemap import CodeMap, Tables
 from kcrash.unwind.registers import Registers
+from kcrash.unwind.rules import Kind, Row, Rule
 from kcrash.unwind.target import RegsLayout, target_for
 from kcrash.unwind.unwinder import Frame, Unwinder
 from tests.arch.conftest import Lab
@@ -140,13 +141,22 @@ REGS_FIELDS = {DWARF["pswm"]: (8, 8), DWARF["pswa"]: (16, 8)} | {n: (24 + 8 * n,
 BACK_CHAIN, SAVED_R14 = 152, 136  # in struct stack_frame
 
 
-def frames(words: dict[int, int], **registers: int) -> list[Frame]:
+class Table:
+    """A row for one routine: the compiler's, which knows of no other stack than the task's."""
+
+    def row(self, pc: int) -> Row | None:
+        saved = {number: Rule(Kind.SAVED, offset=8 * number - 136) for number in range(10, 16)}
+        row = Row(Rule(Kind.REGISTER, 15, 224), tuple(saved.items()), 14, False, "cfi")
+        return row if CODE + 0x280 <= pc < CODE + 0x300 else None
+
+
+def frames(words: dict[int, int], table: Table | None = None, **registers: int) -> list[Frame]:
     memory, code = Memory("kernel"), CodeMap()
     memory.stored = words
-    code.add(CODE, CODE + 0x2000, lambda: Tables(None, None))
+    code.add(CODE, CODE + 0x2000, lambda: Tables(table, None))
     target = target_for(S390X, RegsLayout(208, REGS_FIELDS))
     start = Registers({DWARF[name]: value for name, value in registers.items()})
-    return list(Unwinder(target, code, memory).unwind(start, interrupted=False))
+    return list(Unwinder(target, code, memory, links={IRQ + 0x100}).unwind(start, interrupted=False))
 
 
 def test_the_chain_leads_from_a_cpus_stack_through_an_interrupt_to_user_space() -> None:
@@ -163,6 +173,22 @@ def test_the_chain_leads_from_a_cpus_stack_through_an_interrupt_to_user_space() 
     assert [frame.pc for frame in found] == [CODE + 0x100, CODE + 0x300, CODE + 0x400, CODE + 0x500,
                                              0x2AA_0000_1000]  # fmt: skip
     assert found[3].regs_address == regs and found[4].regs_address == outer + 160 and not found[4].note
+
+
+def test_registers_of_who_switched_stacks_are_where_the_table_says() -> None:
+    """As in do_irq_async(): r10 to r15 saved on the task's stack, then r15 changed by inline assembly."""
+    before = TASK + 0x800
+    words = {
+        IRQ + BACK_CHAIN: IRQ + 0x100, IRQ + 0x100 + SAVED_R14: CODE + 0x300,
+        IRQ + 0x100 + BACK_CHAIN: before,
+        **{before + 160 + 8 * number - 136: 0x1000 + number for number in range(10, 14)},
+        before + SAVED_R14: CODE + 0x400, before + SAVED_R14 + 8: before,
+        before + BACK_CHAIN: 0, before + 160 + 8: 0x0705_1001_8000_0000, before + 160 + 16: 0x2AA_0000_1000,
+    }  # fmt: skip
+    found = frames(words, Table(), pswm=0, pswa=CODE + 0x100, r15=IRQ)
+    assert [frame.pc for frame in found] == [CODE + 0x100, CODE + 0x300, CODE + 0x400, 0x2AA_0000_1000]
+    assert found[2].registers[15] == before and found[2].registers[11] == 0x1000 + 11
+    assert found[1].cfa == before + 160
 
 
 def test_prologue_of_compiled_code() -> None:
