@@ -200,7 +200,7 @@ def find_layout(probe: Any) -> KernelLayout:
 def _layout(probe: Any, paging: Paging, top: int, page_offset: int, start: int) -> KernelLayout:
     kaslr = displacement(probe, probe.vmcoreinfo) if probe.vmcoreinfo else 0
     linear = _linear(probe, probe.space(paging, start + top - page_offset), kaslr, page_offset, start)
-    constants = {"PAGE_OFFSET": page_offset, "PHYS_OFFSET": start}
+    constants = {"PAGE_OFFSET": page_offset, "PHYS_OFFSET": start, "SECTION_SIZE_BITS": 28}
     return KernelLayout(kaslr, start, paging, start + top - page_offset, linear, constants)
 
 

@@ -150,7 +150,9 @@ def find_layout(probe: Any) -> KernelLayout:
         )
     paging, top, kaslr, page_offset = place
     linear = _linear(probe, place)
-    return KernelLayout(kaslr, 0, paging, top, linear, {"PAGE_OFFSET": page_offset})
+    # arch/x86/include/asm/sparsemem.h: with PAE and without.
+    constants = {"PAGE_OFFSET": page_offset, "SECTION_SIZE_BITS": 29 if paging.entry_size == 8 else 26}
+    return KernelLayout(kaslr, 0, paging, top, linear, constants)
 
 
 def _places(probe: Any) -> Iterator[_Place]:

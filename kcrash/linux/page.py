@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kcrash.errors import FaultReason, MemoryFault
+from kcrash.linux.mem_sections import pieces
 
 if TYPE_CHECKING:
     from kcrash.session import Session
-
-SECTION_HAS_MEM_MAP = 2
-SECTION_MAP_MASK = ~0xFF  # low bits of section_mem_map are flags; more of them with time
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +25,7 @@ class Page:
 
 
 def vmemmap(session: Session) -> int | None:
-    """Where the virtual array of all ``struct page`` starts; None if the kernel has none."""
+    """Where the array of all ``struct page`` starts; None if the kernel has none, but pieces of it."""
     return session.memo("vmemmap", lambda: _vmemmap(session))
 
 
@@ -53,16 +51,19 @@ def pfn_to_page(session: Session, pfn: int) -> int:
     """The address of the struct page of a page frame. Raises MemoryFault if there is no such array."""
     base = vmemmap(session)
     if base is None:
+        base = next((one.base for one in pieces(session) if one.first <= pfn < one.end), None)
+    if base is None:
         raise MemoryFault("physical", pfn << session.arch.page_shift, FaultReason.NOT_MAPPED, "no mem_map")
     return base + pfn * session.types.size("struct page") & session.word_mask
 
 
 def page_to_pfn(session: Session, page: int) -> int | None:
     """The page frame of a struct page; None if ``page`` lies outside the array of them."""
-    base = vmemmap(session)
-    if base is None or page < base:
-        return None
-    return (page - base) // session.types.size("struct page")
+    base, size = vmemmap(session), session.types.size("struct page")
+    if base is not None:
+        return (page - base) // size if page >= base else None
+    found = ((one, (page - one.base & session.word_mask) // size) for one in pieces(session))
+    return next((pfn for one, pfn in found if one.first <= pfn < one.end), None)
 
 
 def read_page(session: Session, pfn: int) -> Page:

@@ -148,7 +148,7 @@ def test_phys_offset_is_where_the_tables_map_themselves(page_offset: int, start:
         ram.put(top + 4 * (own >> 20), start | SECTION)
     text = f"SYMBOL(swapper_pg_dir)={own:x}\n" + ("CONFIG_ARM_LPAE=y\n" if lpae else "")
     found = layout(ram, text)
-    assert found.constants == {"PAGE_OFFSET": page_offset, "PHYS_OFFSET": start}
+    assert (found.constants["PAGE_OFFSET"], found.constants["PHYS_OFFSET"]) == (page_offset, start)
     assert found.top_table == top and found.paging.entry_size == (8 if lpae else 4)
 
 
