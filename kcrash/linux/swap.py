@@ -13,6 +13,7 @@ from kcrash.linux.swap_cache import TYPE_BITS, SwapCache
 from kcrash.linux.swap_image import PageFile, SwapImage
 
 if TYPE_CHECKING:
+    from kcrash.linux.zram import Zram
     from kcrash.session import Session
 
 PFN_MASK = (1 << 40) - 1  # SWP_PFN_BITS with 52 bits of physical addresses; fewer have zeros there
@@ -108,12 +109,13 @@ class Swap:
         device behind a zram, as /sys/block/zramN/backing_dev names it. Raises KcrashError."""
         arch, names = self.session.arch, []
         for area in self.areas():
-            backing = area.backing
-            if device in _spellings(area.name):
-                return area.give(SwapImage(path, arch.page_size, arch.byte_order))
-            if backing is not None and device in _spellings(backing.backing_name):
-                return backing.give(PageFile(path, arch.page_size))
-            names += [area.name, *([backing.backing_name] if backing is not None else [])]
+            for name, zram in _givable(area):
+                if device not in (name, name.removeprefix("/dev/")):
+                    names.append(name)
+                elif zram is not None:
+                    return zram.give(PageFile(path, arch.page_size))
+                else:
+                    return area.give(SwapImage(path, arch.page_size, arch.byte_order))
         known = ", ".join(names) or "none"
         raise CommandError(f"{device} is no swap area of this machine (there are: {known})")
 
@@ -128,8 +130,12 @@ class Swap:
         return problems
 
 
-def _spellings(name: str) -> tuple[str, str]:
-    return name, name.removeprefix("/dev/")
+def _givable(area: SwapArea) -> Iterator[tuple[str, Zram | None]]:
+    """The names of an area and of the device behind it, with the zram that has one."""
+    with suppress(KcrashError):
+        yield area.name, None
+    if area.backing is not None:
+        yield area.backing.backing_name, area.backing
 
 
 def swap(session: Session) -> Swap:
