@@ -116,6 +116,7 @@ class Unwinder:
         self._user_regs = user_regs
         self._links = links
         self._memo: dict[tuple[int, bool], tuple[Row | None, str]] = {}
+        self._prologues: dict[tuple[int, bool], Row | None] = {}
 
     # -- frames
 
@@ -336,17 +337,27 @@ class Unwinder:
 
         Entry code has been called by nothing: what the program left in the link register is no code.
         """
+        if self.target.prologue is None or not (interrupted or not self.target.frame.chained):
+            return None
+        key = pc, interrupted
+        if key not in self._prologues:
+            if len(self._prologues) >= MAX_MEMO:
+                self._prologues.clear()
+            self._prologues[key] = self._read_prologue(pc, interrupted)
+        row = self._prologues[key]
+        if row is None or not interrupted or dict(row.rules)[row.return_column].kind == Kind.SAVED:
+            return row
+        return row if self._returns_to_code(registers, memory) else None
+
+    def _read_prologue(self, pc: int, interrupted: bool) -> Row | None:
         start = self._function_start(pc if interrupted else pc - 1) if self._function_start else None
-        wanted = interrupted or not self.target.frame.chained
-        if self.target.prologue is None or start is None or not wanted or pc - start > MAX_FUNCTION:
+        if start is None or pc - start > MAX_FUNCTION:
             return None
         try:
             code = self.memory.read(start, pc - start)
         except MemoryFault:
             return None
-        row = prologue_row(self.target, code, interrupted)
-        told = not interrupted or dict(row.rules)[row.return_column].kind == Kind.SAVED
-        return row if told or self._returns_to_code(registers, memory) else None
+        return prologue_row(self.target, code, interrupted)
 
     def _calls_of(self, function: int, sp: int, memory: BlockReader) -> Iterator[int]:
         """The CFAs that a frame of ``function`` may have: above a return address behind a call of it."""
