@@ -347,6 +347,7 @@ ARM = register_arch(
         byte_order="little",
         word_bits=32,
         page_shift=12,
+        virtual_tables=True,
         dwarf=DWARF,
         pc="pc",
         sp="sp",

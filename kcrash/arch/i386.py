@@ -369,6 +369,7 @@ I386 = register_arch(
         byte_order="little",
         word_bits=32,
         page_shift=12,
+        virtual_tables=True,
         dwarf=DWARF,
         pc="eip",
         sp="esp",

@@ -29,7 +29,7 @@ from kcrash.session import Session
 if TYPE_CHECKING:
     from kcrash.linux.mm import Vma
 
-_SIZES = {21: "2MB", 30: "1GB", 25: "32MB", 29: "512MB", 39: "512GB"}
+_SIZES = {20: "1MB", 22: "4MB", 24: "16MB", 21: "2MB", 30: "1GB", 25: "32MB", 29: "512MB", 39: "512GB"}
 
 
 @command(
@@ -85,7 +85,7 @@ def _record(session: Session, task: Task | None, space: PagedSpace, address: int
         "physical": None if physical is None else Address(physical),
         "walk": [_step_data(space, step) for step in steps],
     }
-    lines = [*_header(address, physical, task), *_walk_lines(session, space, steps, task)]
+    lines = [*_header(session, address, physical, task), *_walk_lines(session, space, steps, task)]
     if steps and steps[-1].entry.kind is EntryKind.LEAF:
         lines += _leaf_lines(session, space, steps[-1], data)
     swap = _swap(session, space, steps[-1]) if steps else None
@@ -105,10 +105,11 @@ def _record(session: Session, task: Task | None, space: PagedSpace, address: int
     return Record("translation", data, lines if first else ["", *lines])
 
 
-def _header(address: int, physical: int | None, task: Task | None) -> list[str]:
-    width = max(11 if task else 16, len(f"{address:x}"))
+def _header(session: Session, address: int, physical: int | None, task: Task | None) -> list[str]:
+    digits = session.arch.word_bits // 4
+    width = max(min(11, digits) if task else digits, len(f"{address:x}"))
     shown = f"{physical:x}" if physical is not None else "(not mapped)"
-    return [f"{'VIRTUAL':<{width}}  {'PHYSICAL':<16}", f"{address:<{width}x}  {shown:<16}", ""]
+    return [f"{'VIRTUAL':<{width}}  {'PHYSICAL':<{digits}}", f"{address:<{width}x}  {shown:<{digits}}", ""]
 
 
 def _step_data(space: PagedSpace, step: Step) -> dict[str, Any]:
@@ -155,7 +156,7 @@ def _leaf_lines(session: Session, space: PagedSpace, step: Step, data: dict[str,
     level = space.paging.levels[step.level]
     flags = space.paging.flag_names(step.value)
     data["flags"] = flags
-    size = _SIZES.get(level.shift) if step.level != len(space.paging.levels) - 1 else None
+    size = _SIZES.get(step.entry.shift or level.shift) if step.level != len(space.paging.levels) - 1 else None
     page = f"{step.entry.address:x}"
     return [
         f"  PAGE: {page}" + (f"  ({size})" if size else _zero_page(session, step.entry.address)),
@@ -220,8 +221,11 @@ def _page_lines(session: Session, physical: int, data: dict[str, Any]) -> list[s
     where = page.pfn << session.arch.page_shift
     data["page"] = {"address": Address(page.address), "mapping": Address(page.mapping), "index": page.index,
                     "count": page.count, "flags": names}  # fmt: skip
-    row = f"{page.address:x} {where:>8x} {page.mapping:>16x} {page.index:>8x} {page.count:>2} {page.flags:x}"
-    return [
-        "      PAGE       PHYSICAL      MAPPING       INDEX CNT FLAGS",
-        f"{row} {','.join(names)}".rstrip(),
-    ]
+    digits = session.arch.word_bits // 4
+    fields = f"{where:>8x}", f"{page.mapping:>{digits}x}", f"{page.index:>8x}"
+    last = f" {page.count:>2} {page.flags:x} {','.join(names)}".rstrip()
+    if session.arch.word_bits == 32:
+        header = "  PAGE    PHYSICAL   MAPPING    INDEX CNT FLAGS"
+        return [header, "  ".join((f"{page.address:x}", *fields)) + last]
+    header = "      PAGE       PHYSICAL      MAPPING       INDEX CNT FLAGS"
+    return [header, " ".join((f"{page.address:x}", *fields)) + last]
