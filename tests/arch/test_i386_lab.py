@@ -1,4 +1,4 @@
-"""i386's instructions as objdump writes them, where memory has what the vmlinux has: nothing patched."""
+"""i386: instructions as objdump writes them, and what makedumpfile wrote in the capture kernel."""
 
 from __future__ import annotations
 
@@ -61,3 +61,18 @@ def objdump(machine: Lab, start: int, end: int) -> dict[int, tuple[bytes, str]]:
         moved = re.sub(r"^(j\w+|call) ([0-9a-f]+)$", lambda m: f"{m[1]} {int(m[2], 16) + kaslr:#x}", text)
         found[int(address, 16) + kaslr] = bytes.fromhex(code), moved
     return found
+
+
+def test_what_makedumpfile_wrote_is_what_proc_vmcore_was(machine: Lab) -> None:
+    """Compressed by zlib, LZO and zstd, with headers of 32 bits; the last two without what -d 31 leaves out."""
+    forms = [form for form in ("zlib-d1", "lzo-d31", "zstd-d31") if form in machine.dumps.forms]
+    if machine.session.arch.name != "i386" or not forms:
+        pytest.skip("for i386 whose capture kernel saves dumps")
+    with machine.open("elf") as whole:
+        expected = [machine.run(line, whole) for line in ("ps", "log", "foreach bt", "mod")]
+    assert expected[2].count("PID:") > 60 and "sysrq_handle_crash" in expected[2]
+    for form in forms:
+        with machine.open(form) as session:
+            assert [machine.run(line, session) for line in ("ps", "log", "foreach bt", "mod")] == expected, (
+                form
+            )
