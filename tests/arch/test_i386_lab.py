@@ -8,6 +8,9 @@ import subprocess
 import pytest
 
 from kcrash.linux.code import routine
+from kcrash.linux.stack import frames
+from kcrash.linux.tasks import task_table
+from kcrash.unwind.codemap import Tables
 from tests.arch.conftest import Lab
 
 ROUTINES = (
@@ -64,7 +67,7 @@ def objdump(machine: Lab, start: int, end: int) -> dict[int, tuple[bytes, str]]:
 
 
 def test_what_makedumpfile_wrote_is_what_proc_vmcore_was(machine: Lab) -> None:
-    """Compressed by zlib, LZO and zstd, with headers of 32 bits; the last two without what -d 31 leaves out."""
+    """By zlib, LZO and zstd, with headers of 32 bits; the last two without what -d 31 leaves out."""
     forms = [form for form in ("zlib-d1", "lzo-d31", "zstd-d31") if form in machine.dumps.forms]
     if machine.session.arch.name != "i386" or not forms:
         pytest.skip("for i386 whose capture kernel saves dumps")
@@ -76,3 +79,18 @@ def test_what_makedumpfile_wrote_is_what_proc_vmcore_was(machine: Lab) -> None:
             assert [machine.run(line, session) for line in ("ps", "log", "foreach bt", "mod")] == expected, (
                 form
             )
+
+
+def test_frame_pointers_alone_give_the_frames_of_the_tables(machine: Lab) -> None:
+    """Of every task, also of what interrupts and exceptions have left on the stacks."""
+    if machine.session.arch.name != "i386":
+        pytest.skip("for i386")
+    checked = 0
+    with machine.open("qemu-elf") as other:
+        other.memo("kernel unwind tables", Tables)
+        tasks = task_table(other).by_address
+        for task in task_table(machine.session).tasks:
+            expected = [frame.pc for frame in frames(machine.session, task)]
+            assert [frame.pc for frame in frames(other, tasks[task.address])] == expected, task.name
+            checked += len(expected)
+    assert checked > 400
