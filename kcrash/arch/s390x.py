@@ -237,7 +237,7 @@ def assembly(found: Any) -> tuple[str, str]:
     if name == "bcr" and operands.startswith("0,"):
         return "nopr", f"%r{found.bytes[1] & 15}"
     if name in NO_OPERATION and operands.startswith("0,"):
-        return NO_OPERATION[name], operands[2:]
+        return NO_OPERATION[name], operands[2:] if operands != "0,0" else ""
     if name.startswith(COMPARING) and name[-2:] in CONDITIONS:
         name = name[:-2] + CONDITIONS[name[-2:]]
     if name.endswith("sbg"):
@@ -304,10 +304,9 @@ def format_registers(registers: Mapping[str, int | None], symbol: Callable[[int]
         value = registers.get(name)
         return f"{value:016x}" if value is not None else f"{'(unknown)':>16}"
 
-    text = (
-        "" if user_mode({"pswm": registers.get("pswm") or 0}) else f" ({symbol(registers.get('pswa') or 0)})"
-    )
-    lines = [f" PSW:  {shown('pswm')} {shown('pswa')}{text}"]
+    in_user = user_mode({"pswm": registers.get("pswm") or 0})
+    place = "user space" if in_user else symbol(registers.get("pswa") or 0)
+    lines = [f" PSW:  {shown('pswm')} {shown('pswa')} ({place})"]
     for at in range(0, 16, 4):
         label = " GPRS: " if not at else "       "
         lines.append(label + " ".join(shown(f"r{number}") for number in range(at, at + 4)))

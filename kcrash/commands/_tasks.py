@@ -121,7 +121,8 @@ def user_memory(session: Session, task: Task) -> PagedSpace:
 def header_text(task: Task) -> str:
     """The line that stands over what is said about a task."""
     name = clean_cell(task.name)  # a name with a newline must not look like another task's line
-    return f'PID: {task.pid:<7}  TASK: {task.address:x}  CPU: {task.cpu:<3}  COMMAND: "{name}"'
+    width = 2 * task.session.arch.word_bytes
+    return f'PID: {task.pid:<7}  TASK: {task.address:<{width}x}  CPU: {task.cpu:<3}  COMMAND: "{name}"'
 
 
 def task_data(task: Task) -> dict[str, object]:

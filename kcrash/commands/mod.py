@@ -104,9 +104,9 @@ def _table(session: Session, rows: Iterator[tuple[object, ...] | Fault]) -> Item
     found = modules(session)
     separate = session.types.has("struct module", "mem")
     columns = (
-        Column.address("module", "MODULE", 16),
+        Column.address("module", "MODULE", 16, ">", header_align="^"),
         Column("name", "NAME", max([4, *(len(module.name) for module in found)]), gap="  "),
-        Column.address("base", "TEXT_BASE" if separate else "BASE", 16, gap="  "),
+        Column.address("base", "TEXT_BASE" if separate else "BASE", 16, ">", gap="  ", header_align="^"),
         Column("size", "SIZE", max([4, *(len(str(module.size)) for module in found)]), ">", gap="  "),
         Column("object_file", "OBJECT FILE", gap="  "),
     )
