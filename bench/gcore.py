@@ -7,6 +7,8 @@ Figures as in bench.peers, of a whole process that opens the dump and writes the
 processor seconds, to show how much was done at the same time. drgn's contrib/gcore.py is in its source
 distribution only. crash's gcore extension is packaged neither by Debian nor on PyPI: it is measured where
 ``--crash-gcore`` names it, built for the crash of the lab's toolbox; its row says so where it is not.
+"crash, reading" searches the process's memory for a word that is not there (``search -u``): what the
+extension must do too, before it writes.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from tests.lab import cache, lab
 from tests.lab.swaps import Swaps, swaps
 
 COMMAND = "swaps"  # of the process, which is in the name of the core that crash writes
+ABSENT = 0x5EED_0F_A_0DD_B175  # no word of the process
 HEADER = ["program", "wall", "user + system", "peak memory", "core", "on disk"]
 
 
@@ -89,6 +92,15 @@ def crash_program(made: Swaps, extension: Path, folder: Path) -> tuple[list[str]
     return lab.toolbox().command(["sh", "-c", line], paths), folder / f"core.{made.resident}.{COMMAND}"
 
 
+def crash_reading(made: Swaps, folder: Path) -> tuple[list[str], Path]:
+    """crash, reading every page of the process, and what it says of that."""
+    script, said = folder / "reading", folder / "said"
+    script.write_text(f"set {made.resident}\nsearch -u {ABSENT:x}\nquit\n")
+    line = f"exec crash -s -i {script} {made.kernel.vmlinux} {made.dump} >{said}"
+    paths = [folder, made.kernel.vmlinux, made.dump]
+    return lab.toolbox().command(["sh", "-c", line], paths), said
+
+
 def drgn_script() -> Path:
     """drgn's contrib/gcore.py, fetched when missing."""
     return cache.keep(f"drgn-gcore-{cache.digest(lab.DRGN)}", _fetch_script)
@@ -124,6 +136,7 @@ def main() -> None:
         if options.crash_gcore:
             todo["crash-gcore"] = crash_program(made, options.crash_gcore.resolve(), Path(folder))
             rows = []
+        todo["crash, reading"] = crash_reading(made, Path(folder))
         for name, (argv, core) in todo.items():
             rows.append([name, *fastest(argv, core, options.runs).cells()])
     show_table([HEADER, *rows], options.markdown)
