@@ -47,7 +47,7 @@ def test_no_such_task(kernel: TaskKernel) -> None:
 
 def test_a_task_that_cannot_be_read_is_a_fault(kernel: TaskKernel) -> None:
     run(kernel, "ps")
-    kernel.memory.holes.add(kernel.tasks["init"] + 8)
+    kernel.memory.holes.add(kernel.tasks["init"] + kernel.types.offset("struct task_struct", "pid"))
     found = run(kernel, "task -R pid 1 2", status=1)
     assert "not in dump" in found[1]
     assert found[-1] == "pid = 2,"
