@@ -57,8 +57,7 @@ def memory_map(session: Session) -> list[Range]:
 
 
 def _e820(session: Session) -> list[Range]:
-    """A pointer to struct e820_table since Linux commit 544a0f47e780 ("x86/boot/e820: Rename everything to
-    e820_table") in v4.12; before, ``e820`` is a struct e820map."""
+    """A pointer to struct e820_table since Linux v4.12; before, ``e820`` is a struct e820map."""
     pointer = session.symbols.find_kernel("e820_table")
     if pointer is not None and session.types.has("struct e820_table", "entries"):
         table = session.memory.word(pointer)
