@@ -39,8 +39,9 @@ def assembly(found: Any) -> tuple[str, str]:
     if name == "nopw" and "%cs:" in operands:  # padding: the prefixes do nothing
         prefix = " ".join([*["data16"] * (bytes(found.bytes).index(0x2E) - 1), "cs"])
         operands = operands.replace("%cs:", "")
-    if bytes(found.bytes) == b"\x66\x90":
-        return "xchg", "%ax,%ax"
+    code = bytes(found.bytes)
+    if len(code) > 1 and code == b"\x66" * (len(code) - 1) + b"\x90":
+        return "data16 " * (len(code) - 2) + "xchg", "%ax,%ax"
     return f"{prefix} {_name(found, name)}".lstrip(), operands
 
 

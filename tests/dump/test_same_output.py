@@ -98,6 +98,11 @@ def original_others(made: Streams) -> str:
     return output(made.kernel.vmlinux, [str(made.dumps["stream"])], commands=OTHERS)
 
 
+def comparable(text: str) -> str:
+    """Without SS of kernel code (0 behind an interrupt of user space), which a vmss is not known to have."""
+    return re.sub(r"SS: (0000|0018)", "SS:", text)
+
+
 def without_active(text: str) -> str:
     """Leave out the traces of tasks that were on a CPU, which want its registers: their TASKs lead ps's rows
     with ">"."""
@@ -124,7 +129,8 @@ def test_same_output(
     for path in tmp_path.iterdir():
         path.unlink()
     if container.registers:
-        assert text == original
+        known = comparable if name.startswith("vmss") else str
+        assert known(text) == known(original)
     else:
         assert without_active(text) == without_active(original)
     assert others == original_others

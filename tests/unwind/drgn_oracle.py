@@ -102,6 +102,8 @@ def compare(vmlinux: Path, vmcore: Path, modules: Path | None, prefer_orc: bool)
     unwinder = Unwinder(X86, _code(program, vmlinux, files), _Memory(program))
     report = Report()
     for name, task in _tasks(program):
+        if not task.stack:
+            continue  # a zombie's is somebody else's by now
         started = time.perf_counter()
         try:
             trace = program.stack_trace(task)

@@ -86,7 +86,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     """One dump, for what does not depend on the kernel."""
-    made = Case(_dumps(KERNELS[0]), "elf", tmp_path_factory.mktemp("cores"))
+    made = Case(_dumps("6.1" if "6.1" in KERNELS else KERNELS[-1]), "elf", tmp_path_factory.mktemp("cores"))
     yield made
     if "session" in made.__dict__:
         made.session.close()
