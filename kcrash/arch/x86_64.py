@@ -171,15 +171,13 @@ def find_layout(probe: Any) -> KernelLayout:
         )
     kaslr, phys_base, five_level, top, encryption = facts
     linear = _image_range(probe, kaslr, phys_base)
-    # /sys/devices/system/cpu/vulnerabilities/l1tf came with the inversion.
-    inverted = not probe.has_symbols or probe.link_address("cpu_show_l1tf") is not None
-    paging = make_paging(five_level, encryption, inverted)
+    paging = make_paging(five_level, encryption, _inverted(probe))
     page_offset = _page_offset(probe, kaslr, phys_base)
     if page_offset is None and probe.has_symbols and probe.link_address("page_offset_base") is None:
         page_offset = _fixed_page_offset(probe, paging, top, five_level)
     if page_offset is not None:
         linear = (*linear, LinearRange(page_offset, page_offset + _ram_end(probe), 0))
-    constants = _constants(probe, kaslr, phys_base, five_level)
+    constants = _constants(probe, kaslr, five_level)
     if page_offset is not None:
         constants["PAGE_OFFSET"] = page_offset
     return KernelLayout(kaslr, phys_base, paging, top, linear, constants)
@@ -309,20 +307,30 @@ def _kernel_word(probe: Any, name: str, moved: int) -> int | None:
     return int.from_bytes(data, "little") if data else None
 
 
-def _constants(probe: Any, kaslr: int, phys_base: int, five_level: bool) -> dict[str, int]:
-    """Where regions begin: variables with CONFIG_DYNAMIC_MEMORY_LAYOUT, else as mm.rst has it."""
-    moved = kaslr - START_KERNEL_MAP + phys_base
-    vmalloc = _kernel_word(probe, "vmalloc_base", moved) or (VMALLOC_L5 if five_level else VMALLOC_L4)
-    vmemmap = _kernel_word(probe, "vmemmap_base", moved) or (VMEMMAP_L5 if five_level else VMEMMAP_L4)
+def _constants(probe: Any, kaslr: int, five_level: bool) -> dict[str, int]:
+    """Where regions begin, as mm.rst has it; with CONFIG_DYNAMIC_MEMORY_LAYOUT variables say otherwise."""
     numbers = probe.vmcoreinfo.numbers if probe.vmcoreinfo is not None else {}
-    randomised = kaslr or probe.link_address("module_load_offset") is not None  # CONFIG_RANDOMIZE_BASE
-    image = numbers.get("KERNEL_IMAGE_SIZE", MAX_KERNEL_IMAGE if randomised else MAX_KERNEL_IMAGE // 2)
+    image = numbers.get("KERNEL_IMAGE_SIZE")
+    if image is None:
+        randomised = kaslr or probe.link_address("module_load_offset") is not None  # CONFIG_RANDOMIZE_BASE
+        image = MAX_KERNEL_IMAGE if randomised else MAX_KERNEL_IMAGE // 2
     return {
-        "VMALLOC_START": vmalloc,
-        "VMEMMAP_START": vmemmap,
+        "VMALLOC_START": VMALLOC_L5 if five_level else VMALLOC_L4,
+        "VMEMMAP_START": VMEMMAP_L5 if five_level else VMEMMAP_L4,
         "START_KERNEL_map": START_KERNEL_MAP,
         "MODULES_VADDR": START_KERNEL_MAP + image,
     }
+
+
+def _inverted(probe: Any) -> bool:
+    """Whether PROT_NONE entries are inverted: /sys/devices/system/cpu/vulnerabilities/l1tf came with that.
+
+    VMCOREINFO has a build-id since Linux commit 0935288c6e00 ("kdump: append kernel build-id string to
+    VMCOREINFO") in v5.9.
+    """
+    if not probe.has_symbols or (probe.vmcoreinfo is not None and "BUILD-ID" in probe.vmcoreinfo.raw):
+        return True
+    return probe.link_address("cpu_show_l1tf") is not None
 
 
 def _page_offset(probe: Any, kaslr: int, phys_base: int) -> int | None:
@@ -579,10 +587,12 @@ def _irq_stack(kernel: Any, cpu: int) -> list[StackRange]:
     """The pointer moved into struct pcpu_hot with Linux commit d7b6d709a76a ("x86/percpu: Move
     irq_stack variables next to current_task") in v6.2, and out of it again in v6.15; irq_stack_ptr before
     commit 758a2e312228 ("x86/irq/64: Rename irq_stack_ptr to hardirq_stack_ptr") in v5.2."""
-    pointer = kernel.per_cpu("hardirq_stack_ptr", cpu) or kernel.per_cpu("irq_stack_ptr", cpu)
+    pointer = kernel.per_cpu("hardirq_stack_ptr", cpu)
     if pointer is None and kernel.types.has("struct pcpu_hot", "hardirq_stack_ptr"):
         hot = kernel.per_cpu("pcpu_hot", cpu)
         pointer = None if hot is None else hot + kernel.types.offset("struct pcpu_hot", "hardirq_stack_ptr")
+    elif pointer is None:
+        pointer = kernel.per_cpu("irq_stack_ptr", cpu)
     if pointer is None:
         return []
     size = kernel.types.size("struct irq_stack") if kernel.types.has("struct irq_stack") else 16384

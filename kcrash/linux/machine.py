@@ -18,6 +18,8 @@ MAX_CONSOLE = 16 << 20
 
 # Where a region begins: names that VMCOREINFO and the kernel's headers have.
 REGIONS = ("PAGE_OFFSET", "VMALLOC_START", "VMEMMAP_START", "START_KERNEL_map", "MODULES_VADDR")
+# Variables that say so where it is random (x86 with CONFIG_DYNAMIC_MEMORY_LAYOUT).
+VARIABLES = {"VMALLOC_START": "vmalloc_base", "VMEMMAP_START": "vmemmap_base"}
 
 
 def regions(session: Session) -> dict[str, int]:
@@ -27,6 +29,10 @@ def regions(session: Session) -> dict[str, int]:
     """
     told = session.vmcoreinfo.numbers if session.vmcoreinfo is not None else {}
     known = {**session.layout.constants, **{name: value & session.word_mask for name, value in told.items()}}
+    for name, variable in VARIABLES.items():
+        address = session.symbols.find_kernel(variable)
+        if address is not None:
+            known[name] = session.memory.word(address)
     return {name: known[name] for name in REGIONS if name in known}
 
 

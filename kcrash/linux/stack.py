@@ -53,8 +53,9 @@ def _make_target(session: Session) -> Target:
     if arch.copied_code is not None:
         clean = arch.copied_code(StackProbe(session, possible_cpus(session)))
     entries = tuple(_ranges(session, _entry_functions(session)))
-    partial = tuple(_ranges(session, arch.frame.partial))
-    return target_for(arch, _regs_layout(session), clean, entries, _entry_text(session), partial)
+    text = () if session.image.section(".orc_unwind") else _entry_text(session)
+    partial = tuple(_ranges(session, arch.frame.partial)) if text else ()
+    return target_for(arch, _regs_layout(session), clean, entries, text, partial)
 
 
 def _entry_text(session: Session) -> Ranges:
