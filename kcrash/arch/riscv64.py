@@ -29,7 +29,7 @@ from kcrash.arch.base import (
     register_arch,
 )
 from kcrash.arch.stack_ranges import per_cpu_stacks
-from kcrash.errors import KcrashError, MemoryFault
+from kcrash.errors import FaultReason, KcrashError, MemoryFault
 
 if TYPE_CHECKING:
     import numpy as np
@@ -157,7 +157,8 @@ def _image_range(probe: Any, kaslr: int, shift: int) -> tuple[LinearRange, ...]:
 
 
 def _linear_map(probe: Any, info: Any, space: Any, page_offset: int) -> tuple[LinearRange, ...]:
-    """RAM at PAGE_OFFSET, if the kernel's page tables agree about the first page of the dump's last range."""
+    """RAM at PAGE_OFFSET, unless the kernel's page tables say otherwise of the first page of the dump's last
+    range: what kexec-tools takes for RAM does not have the tables themselves."""
     base = info.numbers.get("phys_ram_base")
     last = max(probe.dump.ranges(), key=lambda piece: piece.end, default=None)
     if base is None or last is None or not 0 <= base < last.end:
@@ -165,8 +166,8 @@ def _linear_map(probe: Any, info: Any, space: Any, page_offset: int) -> tuple[Li
     low = max(last.start, base)
     try:
         agreed = space.translate(page_offset + low - base & WORD) == low
-    except MemoryFault:
-        return ()
+    except MemoryFault as fault:
+        agreed = fault.reason is FaultReason.NOT_IN_DUMP
     return (LinearRange(page_offset, page_offset + last.end - base, base),) if agreed else ()
 
 

@@ -329,13 +329,15 @@ def _own_task(table: TaskTable) -> Task | None:
 
 
 def default_task(session: Session) -> Task | None:
-    """The task that a session starts in: the one that panicked, else the first active one; live, our own."""
+    """The task that a session starts in: the one that panicked, else the first active one, else the first
+    that can be read; live, our own."""
     table = task_table(session)
     found = _own_task(table) if session.live else panic_task(session)
     if found is not None:
         return found
     cpu = min(table.current, default=None)
-    return None if cpu is None else table.by_address.get(table.current[cpu])
+    active = None if cpu is None else table.by_address.get(table.current[cpu])
+    return active or next(iter(table.tasks), None)
 
 
 def thread_flags(task: Task) -> int:
